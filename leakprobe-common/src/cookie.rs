@@ -1,0 +1,89 @@
+//! What user space tells a probe about the function that it sits in.
+
+/// What a probed function does with a block, in the terms that pairing needs.
+///
+/// Which of its arguments is the size, the count or the pointer is not part of this: it differs from
+/// function to function, and after a moved probe also in register, so the [`Cookie`] names registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Call {
+    /// `malloc`, `calloc`, `aligned_alloc`, ...: returns a new block, or NULL.
+    Allocate = 1,
+    /// `realloc`, `reallocarray`: gives a block back and returns its successor, or NULL and changes nothing.
+    Reallocate = 2,
+    /// `posix_memalign`: returns 0 and stores the new block through its pointer argument.
+    AllocateOut = 3,
+    /// `free` and its kin: gives a block back.
+    Free = 4,
+}
+
+impl Call {
+    /// The call for its number in a cookie; `None` for a number that stands for none.
+    #[inline(always)]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Allocate),
+            2 => Some(Self::Reallocate),
+            3 => Some(Self::AllocateOut),
+            4 => Some(Self::Free),
+            _ => None,
+        }
+    }
+}
+
+/// The register number that stands for "this function has no such argument".
+pub const NO_REGISTER: u8 = 0xff;
+
+/// A probe's constant, read in BPF by `bpf_get_attach_cookie`: one byte each, from the lowest, for the
+/// call, the registers of size, count and pointer (at the probed instruction), the allocator family and
+/// flags. Register numbers are the machine's own: 0-15 for rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15
+/// on x86_64, 0-30 for x0-x30 on aarch64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    const ZERO_FREES: u8 = 1;
+
+    /// Packs what a probe needs to know. `zero_frees`: whether `realloc(p, 0)` frees `p` and returns NULL,
+    /// the rule of this allocator.
+    pub const fn new(call: Call, size: u8, count: u8, pointer: u8, family: u8, zero_frees: bool) -> Self {
+        let flags = if zero_frees { Self::ZERO_FREES } else { 0 };
+        Self(u64::from_le_bytes([call as u8, size, count, pointer, family, flags, 0, 0]))
+    }
+
+    /// The call, or `None` when this is no cookie of ours.
+    #[inline(always)]
+    pub const fn call(self) -> Option<Call> {
+        Call::from_raw(self.0 as u8)
+    }
+
+    /// Register of the size in bytes (of one element, where there is a count).
+    #[inline(always)]
+    pub const fn size(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Register of the number of elements, or [`NO_REGISTER`].
+    #[inline(always)]
+    pub const fn count(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// Register of the block given back, or of the out pointer; or [`NO_REGISTER`].
+    #[inline(always)]
+    pub const fn pointer(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// Index of the allocator family in user space's table.
+    #[inline(always)]
+    pub const fn family(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    /// Whether `realloc(p, 0)` frees.
+    #[inline(always)]
+    pub const fn zero_frees(self) -> bool {
+        (self.0 >> 40) as u8 & Self::ZERO_FREES != 0
+    }
+}

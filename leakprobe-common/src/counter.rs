@@ -1,0 +1,106 @@
+//! The ledger's counters: every hit of a probe ends in exactly one of them, so that totals balance.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $key:literal,)+) => {
+        /// One counter of the ledger; its number is its index in the per-CPU array `COUNTERS`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Counter {
+            /// All counters, in order of number.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
+
+            /// The name used in reports and in JSON.
+            pub const fn key(self) -> &'static str {
+                match self {
+                    $(Counter::$name => $key,)+
+                }
+            }
+        }
+
+        /// How many counters there are.
+        pub const COUNTERS: usize = Counter::ALL.len();
+    };
+}
+
+counters! {
+    // --- Calls that hand out a block. Entered = the sum of the outcomes below + calls in flight.
+    /// Entries into an allocating function.
+    AllocationsEntered = "allocations_entered",
+    /// A block was recorded.
+    Recorded = "recorded",
+    /// The allocator itself refused: NULL, or a return code other than 0.
+    Failed = "failed",
+    /// `realloc(p, 0)` that only freed, or `malloc(0)`-like calls that return nothing.
+    ReallocFreed = "realloc_freed",
+    /// Made inside another probed call of the same thread; the outermost call is the one recorded.
+    Nested = "nested",
+    /// Left out by `--min-size` or `--max-size`.
+    Filtered = "filtered",
+    /// Left out by sampling.
+    Unsampled = "unsampled",
+    /// Lost: entered and never returned (longjmp, exception, thread ended).
+    Abandoned = "abandoned",
+    /// Lost: the map of outstanding blocks was full.
+    BlockMapFull = "block_map_full",
+    /// Lost: the kernel refused the update for another reason (memory, contention).
+    BlockMapRefused = "block_map_refused",
+    /// Lost: the result could not be read from the target's memory.
+    ReadFault = "read_fault",
+    /// Lost: no room to remember the call of one more thread.
+    ThreadMapFull = "thread_map_full",
+    /// Made by a process that is not a target (a vfork child, say).
+    NotATarget = "not_a_target",
+
+    // --- Calls that give a block back. Entered = the sum of the outcomes below.
+    /// Entries into a freeing function (realloc is counted above).
+    FreesEntered = "frees_entered",
+    /// The block's record was removed.
+    Freed = "freed",
+    /// `free(NULL)`.
+    FreeNull = "free_null",
+    /// No record of that address: a block from before the attach, or one that was filtered or lost.
+    FreeUnknown = "free_unknown",
+    /// Freed by a process that is not a target.
+    FreeNotATarget = "free_not_a_target",
+
+    // --- What became of records. Recorded + restored = blocks in the map + the sum of these + taken by
+    // --- reallocations in flight; `Taken` counts each record that a reallocation took out at its entry.
+    /// A reallocation took the record out at its entry.
+    Taken = "realloc_taken",
+    /// The reallocation failed, and the record was put back.
+    Restored = "realloc_restored",
+    /// Lost: the reallocation failed, and the record could not be put back.
+    RestoreLost = "realloc_restore_lost",
+    /// Lost: the reallocation never returned; what became of the block is unknown.
+    TakenAbandoned = "realloc_abandoned",
+    /// The address was handed out again while recorded: its free was missed.
+    MissedFree = "missed_free",
+    /// The record belonged to a program that the process has since replaced by exec.
+    ExecDropped = "exec_dropped",
+
+    // --- Quality of what was recorded; these overlap with the outcomes above.
+    /// Recorded without a stack: the stack table was full.
+    StackMapFull = "stack_map_full",
+    /// Recorded with a stack cut at the limit of frames.
+    StackTruncated = "stack_truncated",
+    /// A return without a pending entry: the call began before the probes were in.
+    ReturnWithoutEntry = "return_without_entry",
+    /// An event for user space was dropped because the ring buffer was full.
+    EventLost = "event_lost",
+
+    // --- mmap family (`--mmap`). Entered = recorded by user space + failed + nested + lost.
+    /// mmap, munmap, mremap and brk calls of the targets.
+    RangesEntered = "ranges_entered",
+    /// Calls handed to user space as range events.
+    RangesReported = "ranges_reported",
+    /// The system call itself failed, or changed nothing.
+    RangesFailed = "ranges_failed",
+    /// Made by an allocator inside a probed call: the block is what is recorded.
+    RangesNested = "ranges_nested",
+    /// Lost: the ring buffer was full or the thread could not be remembered.
+    RangesLost = "ranges_lost",
+}

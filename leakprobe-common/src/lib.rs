@@ -1,0 +1,22 @@
+//! Everything that crosses the kernel boundary, defined once.
+//!
+//! The BPF programs (`leakprobe-ebpf`) write these records and user space (`leakprobe`) reads them. All
+//! of them are `#[repr(C)]` with fixed-width integers and explicit padding, so that the two compilers
+//! cannot disagree; sizes and offsets are asserted below. Whoever changes a layout or a meaning raises
+//! [`ABI_VERSION`], which the loader compares with the one compiled into the BPF object.
+
+#![no_std]
+
+mod cookie;
+mod counter;
+mod record;
+
+pub use cookie::{Call, Cookie, NO_REGISTER};
+pub use counter::{COUNTERS, Counter};
+pub use record::{
+    Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, RangeEvent,
+    Site, Stack, StackEnd, Target, lifetime_bucket,
+};
+
+/// Raised with every change of a layout or a meaning in this crate.
+pub const ABI_VERSION: u32 = 1;

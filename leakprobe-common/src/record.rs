@@ -1,0 +1,209 @@
+//! Map keys, map values and events.
+
+use core::mem::{offset_of, size_of};
+
+/// Frames kept of one stack. The kernel's own default limit (`kernel.perf_event_max_stack`) is the same 127.
+pub const MAX_FRAMES: usize = 127;
+
+/// The stack ID of blocks whose stack could not be kept.
+pub const NO_STACK: u64 = 0;
+
+/// Key of an outstanding block: its address in the address space of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct BlockKey {
+    /// The block's address.
+    pub address: u64,
+    /// Process (thread group) as the initial PID namespace numbers it.
+    pub tgid: u32,
+    /// Always 0: keys are compared as bytes.
+    pub _pad: u32,
+}
+
+/// An outstanding block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Block {
+    /// Bytes asked for.
+    pub size: u64,
+    /// `CLOCK_MONOTONIC`, nanoseconds, at the allocation's return.
+    pub allocated_ns: u64,
+    /// Key in the stack table, or [`NO_STACK`].
+    pub stack: u64,
+    /// Thread that allocated it.
+    pub tid: u32,
+    /// Which program image of the process: raised by each exec.
+    pub generation: u32,
+    /// How many blocks this one stands for; 1 unless sampled.
+    pub weight: u32,
+    /// Index of the allocator family.
+    pub family: u32,
+}
+
+/// How a frame walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum StackEnd {
+    /// At a zero frame pointer or a zero return address: the outermost frame.
+    Base = 0,
+    /// At [`MAX_FRAMES`]: more frames follow.
+    Truncated = 1,
+    /// At a frame pointer that cannot be one: an object without frame pointers, or the outermost one.
+    Lost = 2,
+}
+
+impl StackEnd {
+    /// The end for its number; unknown numbers are [`StackEnd::Lost`].
+    pub const fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::Base,
+            1 => Self::Truncated,
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// One distinct stack of one program image.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Stack {
+    /// Process it was taken in.
+    pub tgid: u32,
+    /// Program image it was taken in (see [`Block::generation`]).
+    pub generation: u32,
+    /// Valid entries of `frames`.
+    pub len: u32,
+    /// A [`StackEnd`].
+    pub end: u32,
+    /// Return addresses, innermost first.
+    pub frames: [u64; MAX_FRAMES],
+}
+
+/// Buckets of the histogram of freed lifetimes.
+pub const LIFETIME_BUCKETS: usize = 40;
+/// The first bucket holds lifetimes below 2^(shift+1) ns, about 2 us; each further one twice as much.
+pub const LIFETIME_SHIFT: u32 = 10;
+
+/// Bucket of a lifetime in nanoseconds.
+#[inline(always)]
+pub const fn lifetime_bucket(lifetime_ns: u64) -> usize {
+    let log2 = 63 - (lifetime_ns | 1).leading_zeros();
+    let bucket = log2.saturating_sub(LIFETIME_SHIFT) as usize;
+    if bucket < LIFETIME_BUCKETS { bucket } else { LIFETIME_BUCKETS - 1 }
+}
+
+/// What one stack has allocated and freed. The allocating fields come first: a map read copies upward, so
+/// a copy torn by a running program shows at most what was live, never more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Site {
+    /// Blocks ever recorded here.
+    pub allocated_blocks: u64,
+    /// Bytes ever recorded here.
+    pub allocated_bytes: u64,
+    /// Blocks of this site given back, however (free, realloc, a missed free, exec).
+    pub freed_blocks: u64,
+    /// Bytes of this site given back.
+    pub freed_bytes: u64,
+    /// Longest lifetime of a freed block, nanoseconds.
+    pub max_lifetime_ns: u64,
+    /// Lifetimes of freed blocks by [`lifetime_bucket`].
+    pub lifetimes: [u64; LIFETIME_BUCKETS],
+}
+
+/// What BPF knows of a process that is being profiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Target {
+    /// Raised by each exec of the process.
+    pub generation: u32,
+    /// Always 0.
+    pub _pad: u32,
+}
+
+/// What an [`Event`] announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum EventKind {
+    /// A stack was seen for the first time; `a` is its ID. Its objects may have been mapped just now.
+    NewStack = 1,
+    /// The process replaced its program; `a` is the new generation.
+    Exec = 2,
+    /// A [`RangeEvent`] follows the head.
+    Range = 3,
+}
+
+/// A rare event for user space, at the head of every ring-buffer record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// An [`EventKind`].
+    pub kind: u32,
+    /// Process it concerns.
+    pub tgid: u32,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub at_ns: u64,
+    /// Meaning by kind.
+    pub a: u64,
+}
+
+/// A change to a process's mappings, in the order in which the changes happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RangeEvent {
+    /// The head; its `a` is the stack ID (or [`NO_STACK`]).
+    pub head: Event,
+    /// Range that is no longer mapped: address (0 and 0 bytes when there is none).
+    pub unmapped: u64,
+    /// Range that is no longer mapped: bytes.
+    pub unmapped_bytes: u64,
+    /// Range that is mapped now: address.
+    pub mapped: u64,
+    /// Range that is mapped now: bytes.
+    pub mapped_bytes: u64,
+    /// Thread that did it.
+    pub tid: u32,
+    /// Program image of the process.
+    pub generation: u32,
+}
+
+const _: () = {
+    assert!(size_of::<BlockKey>() == 16 && offset_of!(BlockKey, tgid) == 8);
+    assert!(size_of::<Block>() == 40 && offset_of!(Block, tid) == 24 && offset_of!(Block, family) == 36);
+    assert!(size_of::<Stack>() == 16 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 16);
+    assert!(size_of::<Site>() == 40 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 40);
+    assert!(size_of::<Target>() == 8);
+    assert!(size_of::<Event>() == 24 && offset_of!(Event, a) == 16);
+    assert!(size_of::<RangeEvent>() == 64 && offset_of!(RangeEvent, tid) == 56);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Block, BlockKey, Site, Stack, Target};
+
+    // SAFETY: all are repr(C) of integers without implicit padding (sizes asserted above), so every byte
+    // is initialized and every bit pattern is a value.
+    unsafe impl aya::Pod for BlockKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Block {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Stack {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Site {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Target {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_fall_into_doubling_buckets() {
+        assert_eq!(lifetime_bucket(0), 0);
+        assert_eq!(lifetime_bucket(2047), 0);
+        assert_eq!(lifetime_bucket(2048), 1);
+        assert_eq!(lifetime_bucket(4096), 2);
+        assert_eq!(lifetime_bucket(u64::MAX), LIFETIME_BUCKETS - 1);
+    }
+}

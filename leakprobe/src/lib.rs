@@ -1,0 +1,10 @@
+//! A live leak profiler: records the outstanding allocations of a running process with eBPF, and names the
+//! source lines that own the longest-lived survivors.
+//!
+//! The modules stand in the order in which the data flows; ARCHITECTURE.md is the map.
+
+pub mod cli;
+pub mod probe;
+pub mod report;
+pub mod symbolize;
+pub mod target;

@@ -1,0 +1,3 @@
+//! Which probes to put where, and putting them there.
+
+pub mod plan;

@@ -1,0 +1,51 @@
+//! Where inside an allocator function to put a probe: a pure function from code bytes to a [`Placement`].
+
+/// Instruction set of the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arch {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit Arm.
+    Aarch64,
+}
+
+/// A function that is to be probed, and what its probe must be able to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Instruction set of `code`.
+    pub arch: Arch,
+    /// The function's bytes from its symbol on; as many as are known to belong to it, at most a few KiB.
+    pub code: &'a [u8],
+    /// Virtual address of `code[0]`.
+    pub address: u64,
+    /// Which integer arguments the probe needs, counted from 0.
+    pub arguments: &'a [u8],
+    /// Whether a return probe will sit at the same place, which needs the return address where the
+    /// architecture puts it at a call: at the stack pointer on x86_64, in x30 on aarch64.
+    pub returns: bool,
+    /// Whether a call with a null first argument may be missed without harm (`free(NULL)`).
+    pub null_may_leave: bool,
+}
+
+/// How the kernel runs the probed instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// In the trap itself.
+    Emulated,
+    /// Out of line, with a second trap, 2 to 30 times slower; holds why no better place was found.
+    SingleStepped(String),
+}
+
+/// Where to put the probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Bytes from the symbol.
+    pub offset: u64,
+    /// The machine's numbers of the registers that hold the requested arguments there, in order of the
+    /// request (see `leakprobe_common::Cookie` for the numbering).
+    pub registers: Vec<u8>,
+    /// How the kernel will run the probed instruction.
+    pub execution: Execution,
+    /// The probed instruction, disassembled, for the verbose report.
+    pub instruction: String,
+}

@@ -1,0 +1,3 @@
+//! The report, as plain data and as text or JSON.
+
+pub mod model;

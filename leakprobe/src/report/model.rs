@@ -1,0 +1,286 @@
+//! The report as plain data: the only thing that printers and exporters see.
+//!
+//! Every field that a printer shows is here, with its unit in its name; nothing here reads a map, a clock
+//! or a file. `docs/report-schema.md` documents the JSON form; [`SCHEMA_VERSION`] is raised when a
+//! field changes its meaning or goes away (a new field does not raise it).
+
+use serde::Serialize;
+
+/// Version of the JSON form.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One report: what stood at one moment of a session.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub version: u32,
+    /// Name and version of the program that wrote it.
+    pub generator: String,
+    /// 1 for the session's first report.
+    pub sequence: u64,
+    /// Whether this is the session's last report.
+    pub is_final: bool,
+    /// Wall-clock time, RFC 3339, UTC.
+    pub time: String,
+    /// Seconds since the probes were in place.
+    pub elapsed_seconds: f64,
+    /// Seconds since the report before (or since the probes were in place).
+    pub since_last_seconds: f64,
+    /// Only blocks at least this old count as survivors, seconds.
+    pub older_seconds: f64,
+    /// What the reader must know before believing a number, most important first.
+    pub warnings: Vec<Warning>,
+    /// The processes profiled.
+    pub processes: Vec<Process>,
+    /// Sums over all sites.
+    pub totals: Totals,
+    /// The longest-lived survivors by site, largest first; at most `--top` of them.
+    pub sites: Vec<SiteRow>,
+    /// How many sites have survivors, shown or not.
+    pub sites_with_survivors: u64,
+    /// What was hit, recorded and lost.
+    pub ledger: Ledger,
+    /// Where each probe was put; only with `--verbose`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeRow>,
+}
+
+/// Something that limits what the report can be trusted for: the cause, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// A stable name, such as `blocks_not_recorded`.
+    pub kind: String,
+    /// One sentence: cause, then action.
+    pub text: String,
+}
+
+/// A number now and its change since the start of the session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Gauge {
+    /// The value now.
+    pub now: u64,
+    /// Now minus the value at the start.
+    pub change: i64,
+}
+
+/// Whether a profiled process is still there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessState {
+    /// It runs.
+    Running,
+    /// It has ended; with its exit status where leakprobe started it (`exit status 3`, `signal 9`).
+    Exited(Option<String>),
+}
+
+/// One profiled process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Process {
+    /// As the host sees it.
+    pub pid: u32,
+    /// The kernel's short name (`comm`). Untrusted bytes, not yet escaped.
+    pub name: String,
+    /// Untrusted, not yet escaped.
+    pub command_line: Vec<String>,
+    /// Whether it is still there.
+    pub state: ProcessState,
+    /// How many programs it has had: 1, and 1 more for each exec seen.
+    pub programs: u32,
+    /// VmSize, bytes. `None` (also below) when it could not be read.
+    pub vm_size_bytes: Option<Gauge>,
+    /// VmRSS, bytes.
+    pub vm_rss_bytes: Option<Gauge>,
+    /// VmData, bytes.
+    pub vm_data_bytes: Option<Gauge>,
+    /// Threads.
+    pub threads: Option<Gauge>,
+    /// Open file descriptors.
+    pub open_files: Option<Gauge>,
+}
+
+/// Sums over all sites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Bytes outstanding.
+    pub live_bytes: u64,
+    /// Blocks outstanding.
+    pub live_blocks: u64,
+    /// Bytes of blocks at least `older_seconds` old.
+    pub survivor_bytes: u64,
+    /// Blocks at least `older_seconds` old.
+    pub survivor_blocks: u64,
+    /// Change of `live_bytes` since the report before.
+    pub growth_bytes: i64,
+    /// Change of `live_bytes` a minute, over the whole session.
+    pub growth_bytes_per_minute: f64,
+    /// Blocks ever recorded.
+    pub allocated_blocks: u64,
+    /// Bytes ever recorded.
+    pub allocated_bytes: u64,
+    /// Recorded blocks given back.
+    pub freed_blocks: u64,
+    /// Recorded bytes given back.
+    pub freed_bytes: u64,
+}
+
+/// What kind of memory a site hands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SiteKind {
+    /// Blocks of an allocator (malloc and its kin).
+    Heap,
+    /// Ranges of the address space (mmap, mremap, brk).
+    Mapping,
+}
+
+/// One allocating stack and what it holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SiteRow {
+    /// 1 for the first.
+    pub rank: u32,
+    /// Process it belongs to.
+    pub pid: u32,
+    /// What it hands out.
+    pub kind: SiteKind,
+    /// The allocator's name (`glibc`), or `mmap`.
+    pub allocator: String,
+    /// Bytes outstanding.
+    pub live_bytes: u64,
+    /// Blocks outstanding.
+    pub live_blocks: u64,
+    /// Bytes of blocks at least `older_seconds` old.
+    pub survivor_bytes: u64,
+    /// Blocks at least `older_seconds` old.
+    pub survivor_blocks: u64,
+    /// Change of `live_bytes` since the report before.
+    pub growth_bytes: i64,
+    /// Change of `live_bytes` a minute, over the whole session.
+    pub growth_bytes_per_minute: f64,
+    /// Age of the oldest survivor, seconds.
+    pub oldest_seconds: f64,
+    /// Median age of the survivors, seconds.
+    pub median_seconds: f64,
+    /// Blocks ever recorded here.
+    pub allocated_blocks: u64,
+    /// Bytes ever recorded here.
+    pub allocated_bytes: u64,
+    /// Blocks of this site given back.
+    pub freed_blocks: u64,
+    /// Bytes of this site given back.
+    pub freed_bytes: u64,
+    /// The stack that allocates.
+    pub stack: StackRow,
+}
+
+/// How much of a stack is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StackQuality {
+    /// Reaches the program's or the thread's start.
+    Whole,
+    /// Cut at the limit of frames.
+    Truncated,
+    /// The walk lost its way, probably in an object built without frame pointers: frames may be missing.
+    Partial,
+    /// No frames: the stack table was full.
+    NotKept,
+}
+
+/// A symbolized stack.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StackRow {
+    /// 16 hexadecimal digits, stable within a session.
+    pub id: String,
+    /// How much is known.
+    pub quality: StackQuality,
+    /// Innermost first. Inlined frames stand before the frame that they were inlined into.
+    pub frames: Vec<Frame>,
+}
+
+/// One frame. All strings come from untrusted files and are not yet escaped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// Return address in the process; the same for a frame and what was inlined into it.
+    pub address: u64,
+    /// Demangled function name.
+    pub function: Option<String>,
+    /// Bytes from the function's start to the return address.
+    pub function_offset: Option<u64>,
+    /// Path of the source file.
+    pub file: Option<String>,
+    /// Line of the call, from 1.
+    pub line: Option<u32>,
+    /// Whether the compiler inlined this function into the next frame's.
+    pub inlined: bool,
+    /// Path of the mapped object, or a name in brackets such as `[vdso]`.
+    pub object: Option<String>,
+    /// Address within the object as its own symbol table counts, for `addr2line -e object`.
+    pub object_address: Option<u64>,
+    /// Why `function` is missing, in words; `None` when it is there.
+    pub unknown: Option<String>,
+}
+
+/// What was hit, recorded and lost. Keys are the counters' names; each group's outcomes add up to its hits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Ledger {
+    /// Calls that hand out a block.
+    pub allocations: Account,
+    /// Calls that give a block back.
+    pub frees: Account,
+    /// Records: what became of each.
+    pub records: Account,
+    /// mmap family; `None` unless `--mmap`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Account>,
+    /// Counts that overlap with those above: stacks cut or not kept, returns without entry, lost events.
+    pub remarks: Vec<Entry>,
+    /// Program runs that the kernel skipped, by BPF program name; only those above 0.
+    pub recursion_misses: Vec<Entry>,
+}
+
+/// One balance: `hits` = the sum of `outcomes` + `in_flight`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// What came in.
+    pub hits: u64,
+    /// Where it went.
+    pub outcomes: Vec<Entry>,
+    /// Begun and not ended at this moment.
+    pub in_flight: u64,
+}
+
+/// A named count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// The counter's name.
+    pub name: String,
+    /// Its value.
+    pub count: u64,
+    /// Whether it stands for something that should have been recorded and was not.
+    pub lost: bool,
+}
+
+/// Where a probe was put.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProbeRow {
+    /// Process it was put into.
+    pub pid: u32,
+    /// The allocator's name.
+    pub allocator: String,
+    /// The function's symbols, all names of one address.
+    pub symbols: Vec<String>,
+    /// Path of the object.
+    pub object: String,
+    /// Offset of the probed instruction in the object's file.
+    pub file_offset: u64,
+    /// Bytes from the symbol to the probed instruction.
+    pub symbol_offset: u64,
+    /// The probed instruction, disassembled.
+    pub instruction: String,
+    /// Whether the kernel single-steps it (slow) instead of emulating it.
+    pub single_stepped: bool,
+    /// Why no better instruction could be taken; `None` where it is emulated.
+    pub reason: Option<String>,
+    /// Whether the function's return is probed too.
+    pub returns: bool,
+}

@@ -1,0 +1,3 @@
+//! leakprobe's development tasks: `cargo xtask --help`.
+
+fn main() {}
