@@ -39,6 +39,7 @@ pub const NO_REGISTER: u8 = 0xff;
 /// flags. Register numbers are the machine's own: 0-15 for rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15
 /// on x86_64, 0-30 for x0-x30 on aarch64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
 pub struct Cookie(pub u64);
 
 impl Cookie {

@@ -64,8 +64,6 @@ counters! {
     FreeNull = "free_null",
     /// No record of that address: a block from before the attach, or one that was filtered or lost.
     FreeUnknown = "free_unknown",
-    /// Freed by a process that is not a target.
-    FreeNotATarget = "free_not_a_target",
 
     // --- What became of records. Recorded + restored = blocks in the map + the sum of these + taken by
     // --- reallocations in flight; `Taken` counts each record that a reallocation took out at its entry.

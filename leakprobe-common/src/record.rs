@@ -2,6 +2,8 @@
 
 use core::mem::{offset_of, size_of};
 
+use crate::Cookie;
+
 /// Frames kept of one stack. The kernel's own default limit (`kernel.perf_event_max_stack`) is the same 127.
 pub const MAX_FRAMES: usize = 127;
 
@@ -119,6 +121,45 @@ pub struct Target {
     pub generation: u32,
     /// Always 0.
     pub _pad: u32,
+    /// Address of the page of return-probe trampolines (`[uprobes]` in the maps), or 0 while unknown. The
+    /// kernel makes it at the first return probe that is hit.
+    pub trampoline: u64,
+}
+
+/// A thread's pending call and scratch. It stays for the life of the thread: inserting and removing it
+/// around every call would cost two more map operations.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Thread {
+    /// Process.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Program image of the process.
+    pub generation: u32,
+    /// Calls that the pending one has ended in by a jump, at the same stack pointer: one kernel return
+    /// event each comes before the pending call's own.
+    pub chained: u32,
+    /// The pending call's cookie; 0 when none is pending.
+    pub cookie: Cookie,
+    /// The pending call's stack pointer at entry.
+    pub stack_pointer: u64,
+    /// Bytes it asks for; `u64::MAX` when size times count overflows.
+    pub size: u64,
+    /// The block it gives back, or its out pointer.
+    pub pointer: u64,
+    /// 1 when `taken` holds the record of `pointer`, else 0.
+    pub has_taken: u64,
+    /// The record that a pending reallocation took out.
+    pub taken: Block,
+    /// The pending system call of the mmap family; 0 when there is none.
+    pub range_kind: u64,
+    /// Bytes that it maps.
+    pub range_bytes: u64,
+    /// Its stack ID.
+    pub range_stack: u64,
+    /// Where the stack is built before it is kept.
+    pub stack: Stack,
 }
 
 /// What an [`Event`] announces.
@@ -147,24 +188,52 @@ pub struct Event {
     pub a: u64,
 }
 
+/// What a [`RangeEvent`] says of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum RangeOperation {
+    /// It is mapped now, in place of whatever was there.
+    Map = 1,
+    /// It is about to be unmapped. Said before the kernel does it, so that no other thread's `Map` of the
+    /// same addresses can come first.
+    Unmap = 2,
+    /// The thread's last `Unmap` did not happen: the system call failed.
+    Undo = 3,
+    /// The program break is `address` now. With [`NO_STACK`] the allocator itself moved it.
+    Break = 4,
+}
+
+impl RangeOperation {
+    /// The operation for its number; `None` for a number that stands for none.
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Map),
+            2 => Some(Self::Unmap),
+            3 => Some(Self::Undo),
+            4 => Some(Self::Break),
+            _ => None,
+        }
+    }
+}
+
 /// A change to a process's mappings, in the order in which the changes happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct RangeEvent {
     /// The head; its `a` is the stack ID (or [`NO_STACK`]).
     pub head: Event,
-    /// Range that is no longer mapped: address (0 and 0 bytes when there is none).
-    pub unmapped: u64,
-    /// Range that is no longer mapped: bytes.
-    pub unmapped_bytes: u64,
-    /// Range that is mapped now: address.
-    pub mapped: u64,
-    /// Range that is mapped now: bytes.
-    pub mapped_bytes: u64,
+    /// First address of the range.
+    pub address: u64,
+    /// Its size in bytes, as the program gave it (not rounded to pages).
+    pub bytes: u64,
+    /// A [`RangeOperation`].
+    pub operation: u32,
     /// Thread that did it.
     pub tid: u32,
     /// Program image of the process.
     pub generation: u32,
+    /// Always 0.
+    pub _pad: u32,
 }
 
 const _: () = {
@@ -172,9 +241,11 @@ const _: () = {
     assert!(size_of::<Block>() == 40 && offset_of!(Block, tid) == 24 && offset_of!(Block, family) == 36);
     assert!(size_of::<Stack>() == 16 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 16);
     assert!(size_of::<Site>() == 40 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 40);
-    assert!(size_of::<Target>() == 8);
+    assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
+    assert!(size_of::<Thread>() == 120 + size_of::<Stack>() && offset_of!(Thread, taken) == 56);
+    assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, stack) == 120);
     assert!(size_of::<Event>() == 24 && offset_of!(Event, a) == 16);
-    assert!(size_of::<RangeEvent>() == 64 && offset_of!(RangeEvent, tid) == 56);
+    assert!(size_of::<RangeEvent>() == 56 && offset_of!(RangeEvent, operation) == 40);
 };
 
 #[cfg(feature = "user")]

@@ -3,8 +3,12 @@
 //!
 //! The modules stand in the order in which the data flows; ARCHITECTURE.md is the map.
 
+pub mod analysis;
 pub mod cli;
+pub mod drain;
+pub mod lifetime;
 pub mod probe;
 pub mod report;
 pub mod symbolize;
+pub mod sys;
 pub mod target;

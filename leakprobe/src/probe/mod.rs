@@ -1,3 +1,7 @@
 //! Which probes to put where, and putting them there.
 
+pub mod attach;
+pub mod features;
+pub mod load;
+pub mod maps;
 pub mod plan;

@@ -1,0 +1,193 @@
+//! Outstanding blocks: recorded, freed, taken by a reallocation, put back.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    programs::{ProbeContext, RetProbeContext},
+};
+use aya_log_ebpf::debug;
+use leakprobe_common::{Block, BlockKey, Cookie, Counter, Site, Thread, lifetime_bucket};
+
+use crate::{
+    ledger::{add, count},
+    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES},
+    registers::Registers,
+    stack,
+};
+
+const EEXIST: i32 = -17;
+const E2BIG: i32 = -7;
+
+/// How often an update that the kernel refused for want of memory is tried again. The map's per-CPU cache
+/// of free elements is refilled by an interrupt, which comes between two tries.
+const TRIES: u32 = 8;
+
+/// Deletes a freed block's record, before the allocator can hand the block out again.
+#[inline(always)]
+pub fn free(ctx: &ProbeContext) -> u32 {
+    // SAFETY: the context is the program's own.
+    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.regs.cast()) });
+    let address = Registers::new(ctx.regs).get(cookie.pointer());
+    count(Counter::FreesEntered);
+    if address == 0 {
+        count(Counter::FreeNull);
+        return 0;
+    }
+    let key = key((bpf_get_current_pid_tgid() >> 32) as u32, address);
+    match remove(&key) {
+        Some(block) => {
+            count(Counter::Freed);
+            // SAFETY: the helper has no preconditions.
+            retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
+        }
+        None => count(Counter::FreeUnknown),
+    }
+    0
+}
+
+/// Takes the record of the block that the pending reallocation gives back. At the entry, because another
+/// thread may be handed the old address before this call returns.
+#[inline(always)]
+pub fn take(thread: &mut Thread) {
+    if let Some(block) = remove(&key(thread.tgid, thread.pointer)) {
+        thread.taken = block;
+        thread.has_taken = 1;
+        count(Counter::Taken);
+    }
+}
+
+/// The reallocation succeeded: its old block is gone.
+#[inline(always)]
+pub fn settle_taken(thread: &mut Thread) {
+    if thread.has_taken != 0 {
+        // SAFETY: the helper has no preconditions.
+        retire(&thread.taken, Some(unsafe { bpf_ktime_get_ns() }));
+        thread.has_taken = 0;
+    }
+}
+
+/// The reallocation failed: its old block is as it was.
+#[inline(always)]
+pub fn put_back(thread: &mut Thread) {
+    if thread.has_taken == 0 {
+        return;
+    }
+    thread.has_taken = 0;
+    match insert(&key(thread.tgid, thread.pointer), &thread.taken, BPF_ANY as u64) {
+        Ok(()) => count(Counter::Restored),
+        Err(_) => {
+            count(Counter::RestoreLost);
+            retire(&thread.taken, None);
+        }
+    }
+}
+
+/// Records the block that the pending call has returned.
+#[inline(always)]
+pub fn record(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers, address: u64) {
+    if thread.size < MIN_SIZE.load() || thread.size > MAX_SIZE.load() {
+        return count(Counter::Filtered);
+    }
+    let (stack, site) = stack::capture(ctx, thread, registers);
+    let block = Block {
+        size: thread.size,
+        // SAFETY: the helper has no preconditions.
+        allocated_ns: unsafe { bpf_ktime_get_ns() },
+        stack,
+        tid: thread.tid,
+        generation: thread.generation,
+        weight: 1,
+        family: thread.cookie.family() as u32,
+    };
+    let key = key(thread.tgid, address);
+    let mut inserted = insert(&key, &block, BPF_NOEXIST as u64);
+    if inserted == Err(EEXIST) {
+        evict(ctx, &key, thread.generation);
+        inserted = insert(&key, &block, BPF_ANY as u64);
+    }
+    match inserted {
+        Ok(()) => {
+            count(Counter::Recorded);
+            if let Some(site) = site {
+                // SAFETY: points into a live map value.
+                unsafe {
+                    add(&raw mut (*site).allocated_blocks, 1);
+                    add(&raw mut (*site).allocated_bytes, block.size);
+                }
+            }
+        }
+        Err(E2BIG) => count(Counter::BlockMapFull),
+        Err(_) => count(Counter::BlockMapRefused),
+    }
+}
+
+/// Counts a block as gone from its site. `now_ns` is when it was freed, or `None` when that is not known,
+/// and then its lifetime is not either.
+#[inline(always)]
+pub fn retire(block: &Block, now_ns: Option<u64>) {
+    let Some(site) = SITES.get_ptr_mut(block.stack) else { return };
+    // SAFETY: points into a live map value.
+    unsafe {
+        add(&raw mut (*site).freed_blocks, 1);
+        add(&raw mut (*site).freed_bytes, block.size);
+        if let Some(now_ns) = now_ns {
+            add_lifetime(site, now_ns.saturating_sub(block.allocated_ns));
+        }
+    }
+}
+
+/// # Safety
+/// `site` must point into a live map value.
+#[inline(always)]
+unsafe fn add_lifetime(site: *mut Site, lifetime_ns: u64) {
+    let bucket = lifetime_bucket(lifetime_ns);
+    // SAFETY: `lifetime_bucket` is below the array's length.
+    unsafe {
+        add((&raw mut (*site).lifetimes).cast::<u64>().add(bucket), 1);
+        // Not atomic: two frees at once may lose the smaller record of the two, or, rarely, the larger.
+        if lifetime_ns > (*site).max_lifetime_ns {
+            (*site).max_lifetime_ns = lifetime_ns;
+        }
+    }
+}
+
+/// Removes the record of an address that is handed out again: its free was missed, or it belonged to a
+/// program that the process has replaced.
+#[inline(always)]
+fn evict(ctx: &RetProbeContext, key: &BlockKey, generation: u32) {
+    let Some(old) = remove(key) else { return };
+    if old.generation == generation {
+        debug!(ctx, "address {:x} was handed out again without a free", key.address);
+        count(Counter::MissedFree);
+    } else {
+        count(Counter::ExecDropped);
+    }
+    retire(&old, None);
+}
+
+/// Reads and deletes a record; `None` when there is none, or another thread was first.
+#[inline(always)]
+fn remove(key: &BlockKey) -> Option<Block> {
+    // SAFETY: the map is BPF_F_NO_PREALLOC, so a removed element is not reused while this program runs.
+    let block = *unsafe { BLOCKS.get(key) }?;
+    BLOCKS.remove(key).ok()?;
+    Some(block)
+}
+
+#[inline(always)]
+fn insert(key: &BlockKey, block: &Block, flags: u64) -> Result<(), i32> {
+    let mut result = Err(0);
+    for _ in 0..TRIES {
+        result = BLOCKS.insert(key, block, flags);
+        match result {
+            Ok(()) | Err(EEXIST) | Err(E2BIG) => return result,
+            Err(_) => {}
+        }
+    }
+    result
+}
+
+#[inline(always)]
+fn key(tgid: u32, address: u64) -> BlockKey {
+    BlockKey { address, tgid, _pad: 0 }
+}

@@ -1,0 +1,94 @@
+//! leakprobe's BPF programs. Each entry point is one line and names the function that does its work.
+
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "atomic additions have no other spelling on this target")]
+
+mod block;
+mod ledger;
+mod lifecycle;
+mod maps;
+mod pair;
+mod range;
+mod registers;
+mod stack;
+mod thread;
+
+use aya_ebpf::{
+    macros::{raw_tracepoint, tracepoint, uprobe, uretprobe},
+    programs::{ProbeContext, RawTracePointContext, RetProbeContext, TracePointContext},
+};
+
+#[uprobe]
+fn allocate_enter(ctx: ProbeContext) -> u32 {
+    pair::enter(&ctx)
+}
+
+#[uretprobe]
+fn allocate_return(ctx: RetProbeContext) -> u32 {
+    pair::leave(&ctx)
+}
+
+#[uprobe]
+fn free_enter(ctx: ProbeContext) -> u32 {
+    block::free(&ctx)
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn process_exec(ctx: RawTracePointContext) -> i32 {
+    lifecycle::exec(&ctx)
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn thread_exit(ctx: RawTracePointContext) -> i32 {
+    lifecycle::thread_exit(&ctx)
+}
+
+#[tracepoint]
+fn mmap_enter(ctx: TracePointContext) -> u32 {
+    range::mmap_enter(&ctx)
+}
+
+#[tracepoint]
+fn mremap_enter(ctx: TracePointContext) -> u32 {
+    range::mremap_enter(&ctx)
+}
+
+#[tracepoint]
+fn munmap_enter(ctx: TracePointContext) -> u32 {
+    range::munmap_enter(&ctx)
+}
+
+#[tracepoint]
+fn brk_enter(ctx: TracePointContext) -> u32 {
+    range::brk_enter(&ctx)
+}
+
+#[tracepoint]
+fn range_exit(ctx: TracePointContext) -> u32 {
+    range::exit(&ctx)
+}
+
+// The floor that `cargo xtask bench` compares with: the traps alone.
+
+#[uprobe]
+fn floor_enter(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+#[uretprobe]
+fn floor_return(_ctx: RetProbeContext) -> u32 {
+    0
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The programs are compiled without a path that panics; a verifier would refuse this loop.
+    loop {}
+}
+
+// bpf_probe_read_user and bpf_get_stack are offered to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

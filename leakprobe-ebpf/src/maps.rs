@@ -1,0 +1,57 @@
+//! The maps and globals. Sizes given here are replaced by the loader.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use leakprobe_common::{ABI_VERSION, Block, BlockKey, COUNTERS, Site, Stack, Target, Thread};
+
+/// Compared with the loader's own.
+#[unsafe(no_mangle)]
+static LEAKPROBE_ABI: Global<u32> = Global::new(ABI_VERSION);
+
+/// Blocks smaller than this are not recorded, bytes.
+#[unsafe(no_mangle)]
+pub static MIN_SIZE: Global<u64> = Global::new(0);
+
+/// Blocks larger than this are not recorded, bytes.
+#[unsafe(no_mangle)]
+pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
+
+/// Processes being profiled, by tgid.
+#[map]
+pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(4096, 0);
+
+/// Outstanding blocks. Allocated on demand: most processes never fill it.
+#[map]
+pub static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// What each stack has allocated and freed, by stack ID.
+#[map]
+pub static SITES: HashMap<u64, Site> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Frames by stack ID. Not BPF_MAP_TYPE_STACK_TRACE, which has one stack a bucket and drops collisions.
+#[map]
+pub static STACKS: HashMap<u64, Stack> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Pending call and scratch of each thread, by tid. A thread's own, because uprobe programs can be
+/// preempted: per-CPU scratch would be torn.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32768, BPF_F_NO_PREALLOC);
+
+/// Templates for new entries: too large for the 512 bytes of BPF stack.
+#[map]
+pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
+/// As above.
+#[map]
+pub static NEW_SITE: Array<Site> = Array::with_max_entries(1, 0);
+
+/// The ledger, by `Counter`.
+#[map]
+pub static LEDGER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u32, 0);
+
+/// Rare events for user space.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);

@@ -1,0 +1,70 @@
+//! x86_64. Register numbers are the instruction encoding's: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15.
+
+use aya_ebpf::bindings::pt_regs;
+
+/// Bytes that a return pops from the stack.
+pub const RETURN_ADDRESS_BYTES: u64 = 8;
+/// A pending return probe can be seen at the entry's stack pointer.
+pub const RETURN_ADDRESS_ON_STACK: bool = true;
+
+/// A view of the registers at a probe.
+pub struct Registers(*const pt_regs);
+
+macro_rules! read {
+    ($self:ident.$field:ident) => {
+        // SAFETY: the context of a uprobe program is the kernel's pt_regs; the verifier checks the access.
+        unsafe { (*$self.0).$field }
+    };
+}
+
+impl Registers {
+    #[inline(always)]
+    pub fn new(regs: *mut pt_regs) -> Self {
+        Self(regs)
+    }
+
+    /// A register by its number in a cookie; 0 for a number that is none. A chain of compares, because
+    /// the verifier refuses a context access at a variable offset; the usual argument registers first.
+    #[inline(always)]
+    pub fn get(&self, number: u8) -> u64 {
+        match number {
+            7 => read!(self.rdi),
+            6 => read!(self.rsi),
+            2 => read!(self.rdx),
+            0 => read!(self.rax),
+            1 => read!(self.rcx),
+            3 => read!(self.rbx),
+            4 => read!(self.rsp),
+            5 => read!(self.rbp),
+            8 => read!(self.r8),
+            9 => read!(self.r9),
+            10 => read!(self.r10),
+            11 => read!(self.r11),
+            12 => read!(self.r12),
+            13 => read!(self.r13),
+            14 => read!(self.r14),
+            15 => read!(self.r15),
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    pub fn stack_pointer(&self) -> u64 {
+        read!(self.rsp)
+    }
+
+    #[inline(always)]
+    pub fn frame_pointer(&self) -> u64 {
+        read!(self.rbp)
+    }
+
+    #[inline(always)]
+    pub fn instruction_pointer(&self) -> u64 {
+        read!(self.rip)
+    }
+
+    #[inline(always)]
+    pub fn result(&self) -> u64 {
+        read!(self.rax)
+    }
+}

@@ -1,0 +1,103 @@
+//! The entry of each thread: its pending call, and room to build a stack in.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
+};
+use aya_log_ebpf::debug;
+use leakprobe_common::{Cookie, Counter, Thread};
+
+use crate::{
+    block,
+    ledger::count,
+    maps::{NEW_THREAD, TARGETS, THREADS},
+    registers::RETURN_ADDRESS_ON_STACK,
+};
+
+/// Why there is no [`Thread`].
+pub enum Missing {
+    NotATarget,
+    MapFull,
+}
+
+/// The current thread's entry, made on its first call.
+#[inline(always)]
+pub fn current() -> Result<&'static mut Thread, Missing> {
+    let id = bpf_get_current_pid_tgid();
+    match find(id as u32) {
+        Some(thread) => Ok(thread),
+        None => create((id >> 32) as u32, id as u32),
+    }
+}
+
+/// A thread's entry, if it has one.
+#[inline(always)]
+pub fn find(tid: u32) -> Option<&'static mut Thread> {
+    // SAFETY: only the thread itself uses and removes its entry (at its exit or exec).
+    THREADS.get_ptr_mut(tid).map(|thread| unsafe { &mut *thread })
+}
+
+#[inline(always)]
+fn create(tgid: u32, tid: u32) -> Result<&'static mut Thread, Missing> {
+    // SAFETY: the map is preallocated and entries are removed only when a target is dropped; a stale read
+    // gives a wrong generation for one call at worst.
+    let target = unsafe { TARGETS.get(tgid) }.ok_or(Missing::NotATarget)?;
+    let generation = target.generation;
+    let new = NEW_THREAD.get(0).ok_or(Missing::MapFull)?;
+    if THREADS.insert(tid, new, BPF_NOEXIST as u64).is_err() {
+        return Err(Missing::MapFull);
+    }
+    let thread = find(tid).ok_or(Missing::MapFull)?;
+    thread.tgid = tgid;
+    thread.tid = tid;
+    thread.generation = generation;
+    Ok(thread)
+}
+
+#[inline(always)]
+pub fn is_pending(thread: &Thread) -> bool {
+    thread.cookie.0 != 0
+}
+
+/// Whether the pending call is still on the stack. It is not when the thread left it by longjmp or an
+/// exception; then its return address, which a return probe replaces by the kernel's trampoline, has
+/// been overwritten by what runs now.
+#[inline(always)]
+pub fn still_pending(thread: &Thread) -> bool {
+    if !is_pending(thread) {
+        return false;
+    }
+    // SAFETY: as in `create`.
+    let trampoline = match unsafe { TARGETS.get(thread.tgid) } {
+        Some(target) => target.trampoline,
+        None => 0,
+    };
+    if !RETURN_ADDRESS_ON_STACK || trampoline == 0 {
+        return true;
+    }
+    // SAFETY: the helper checks the address; a fault is an error, not a crash.
+    match unsafe { bpf_probe_read_user(thread.stack_pointer as *const u64) } {
+        Ok(address) => address & !0xfff == trampoline,
+        Err(_) => false,
+    }
+}
+
+/// Ends the pending call without a result: the thread left it other than by returning.
+#[inline(always)]
+pub fn abandon<C: EbpfContext>(ctx: &C, thread: &mut Thread) {
+    debug!(ctx, "thread {} left a call at sp {:x} without returning", thread.tid, thread.stack_pointer);
+    count(Counter::Abandoned);
+    if thread.has_taken != 0 {
+        count(Counter::TakenAbandoned);
+        block::retire(&thread.taken, None);
+    }
+    clear(thread);
+}
+
+#[inline(always)]
+pub fn clear(thread: &mut Thread) {
+    thread.cookie = Cookie(0);
+    thread.has_taken = 0;
+    thread.chained = 0;
+}

@@ -1,0 +1,154 @@
+//! Records from the bytes of a map: pure, and the inverse of what the BPF programs write.
+
+use bytes::{Buf, Bytes};
+use leakprobe_common::{
+    Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, RangeEvent, RangeOperation, Site,
+};
+
+/// Bytes of one [`BlockKey`].
+pub const BLOCK_KEY_BYTES: usize = size_of::<BlockKey>();
+/// Bytes of one [`Block`].
+pub const BLOCK_BYTES: usize = size_of::<Block>();
+/// Bytes of one [`Site`].
+pub const SITE_BYTES: usize = size_of::<Site>();
+
+/// The next key; `None` when fewer bytes are left than one has.
+pub fn block_key(bytes: &mut Bytes) -> Option<BlockKey> {
+    (bytes.remaining() >= BLOCK_KEY_BYTES).then(|| BlockKey {
+        address: bytes.get_u64_ne(),
+        tgid: bytes.get_u32_ne(),
+        _pad: bytes.get_u32_ne(),
+    })
+}
+
+/// The next block; `None` when fewer bytes are left than one has.
+pub fn block(bytes: &mut Bytes) -> Option<Block> {
+    (bytes.remaining() >= BLOCK_BYTES).then(|| Block {
+        size: bytes.get_u64_ne(),
+        allocated_ns: bytes.get_u64_ne(),
+        stack: bytes.get_u64_ne(),
+        tid: bytes.get_u32_ne(),
+        generation: bytes.get_u32_ne(),
+        weight: bytes.get_u32_ne(),
+        family: bytes.get_u32_ne(),
+    })
+}
+
+/// The next site; `None` when fewer bytes are left than one has.
+pub fn site(bytes: &mut Bytes) -> Option<Site> {
+    if bytes.remaining() < SITE_BYTES {
+        return None;
+    }
+    let mut site = Site {
+        allocated_blocks: bytes.get_u64_ne(),
+        allocated_bytes: bytes.get_u64_ne(),
+        freed_blocks: bytes.get_u64_ne(),
+        freed_bytes: bytes.get_u64_ne(),
+        max_lifetime_ns: bytes.get_u64_ne(),
+        lifetimes: [0; LIFETIME_BUCKETS],
+    };
+    for bucket in &mut site.lifetimes {
+        *bucket = bytes.get_u64_ne();
+    }
+    Some(site)
+}
+
+/// What a ring-buffer record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A stack was seen for the first time, in this process.
+    NewStack {
+        /// Process.
+        tgid: u32,
+        /// Its ID.
+        stack: u64,
+    },
+    /// The process replaced its program.
+    Exec {
+        /// Process.
+        tgid: u32,
+        /// When, `CLOCK_MONOTONIC` nanoseconds.
+        at_ns: u64,
+        /// Its new generation.
+        generation: u32,
+    },
+    /// Its mappings changed.
+    Range(RangeOperation, RangeEvent),
+}
+
+/// Decodes a ring-buffer record; `None` for one that no program of ours writes.
+pub fn message(record: &[u8]) -> Option<Message> {
+    let mut bytes = record;
+    if bytes.remaining() < size_of::<Event>() {
+        return None;
+    }
+    let head = Event {
+        kind: bytes.get_u32_ne(),
+        tgid: bytes.get_u32_ne(),
+        at_ns: bytes.get_u64_ne(),
+        a: bytes.get_u64_ne(),
+    };
+    match head.kind {
+        kind if kind == EventKind::NewStack as u32 => {
+            Some(Message::NewStack { tgid: head.tgid, stack: head.a })
+        }
+        kind if kind == EventKind::Exec as u32 => Some(Message::Exec {
+            tgid: head.tgid,
+            at_ns: head.at_ns,
+            generation: u32::try_from(head.a).ok()?,
+        }),
+        kind if kind == EventKind::Range as u32 => {
+            if bytes.remaining() < size_of::<RangeEvent>() - size_of::<Event>() {
+                return None;
+            }
+            let event = RangeEvent {
+                head,
+                address: bytes.get_u64_ne(),
+                bytes: bytes.get_u64_ne(),
+                operation: bytes.get_u32_ne(),
+                tid: bytes.get_u32_ne(),
+                generation: bytes.get_u32_ne(),
+                _pad: bytes.get_u32_ne(),
+            };
+            Some(Message::Range(RangeOperation::from_raw(event.operation)?, event))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[u64]) -> Bytes {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn a_block_is_read_field_by_field() {
+        let two = |low: u64, high: u64| low | high << 32;
+        let mut bytes = words(&[100, 7, 42, two(11, 2), two(1, 3), 0xdead]);
+        let read = block(&mut bytes);
+        let truth =
+            Block { size: 100, allocated_ns: 7, stack: 42, tid: 11, generation: 2, weight: 1, family: 3 };
+        assert_eq!(read, Some(truth));
+        assert_eq!(block(&mut bytes), None, "8 bytes are no block");
+    }
+
+    #[test]
+    fn a_site_keeps_its_histogram_in_order() {
+        let mut numbers: Vec<u64> = (1..=5).collect();
+        numbers.extend(100..100 + LIFETIME_BUCKETS as u64);
+        let site = site(&mut words(&numbers)).expect("whole");
+        assert_eq!((site.allocated_blocks, site.freed_bytes, site.max_lifetime_ns), (1, 4, 5));
+        assert_eq!(site.lifetimes[39], 139);
+    }
+
+    #[test]
+    fn a_record_of_unknown_kind_or_cut_short_is_none() {
+        assert_eq!(message(&words(&[99, 0, 0])), None);
+        assert_eq!(message(&words(&[1])), None);
+        assert_eq!(message(&words(&[3, 0, 0, 0])), None);
+        assert_eq!(message(&words(&[1 | 5 << 32, 0, 77])), Some(Message::NewStack { tgid: 5, stack: 77 }));
+    }
+}

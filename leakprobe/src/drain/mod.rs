@@ -1,0 +1,5 @@
+//! Reading the maps, once an interval.
+
+pub mod batch;
+pub mod decode;
+pub mod snapshot;

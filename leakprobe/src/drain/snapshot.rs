@@ -1,0 +1,135 @@
+//! What the maps held at one moment, reduced to sites.
+
+use std::collections::HashMap;
+
+use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, Site};
+
+/// The ledger's counters, summed over the CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters(pub [u64; COUNTERS]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; COUNTERS])
+    }
+}
+
+impl Counters {
+    /// One counter's value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
+    }
+}
+
+/// Whose site it is: a stack belongs to one process, except the one that stands for stacks not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteKey {
+    /// Process.
+    pub tgid: u32,
+    /// Stack ID.
+    pub stack: u64,
+}
+
+/// The outstanding blocks of one site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Blocks, weighted.
+    pub blocks: u64,
+    /// Bytes, weighted.
+    pub bytes: u64,
+    /// Allocator family of the last block seen.
+    pub family: u32,
+    /// Of each block at least the asked-for age: when it was allocated, and its weighted bytes. Unordered.
+    pub survivors: Vec<Survivor>,
+}
+
+/// A block old enough to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survivor {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub allocated_ns: u64,
+    /// Bytes, weighted.
+    pub bytes: u64,
+    /// Blocks that it stands for.
+    pub weight: u32,
+}
+
+/// All that one drain has read.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The moment it stands for, `CLOCK_MONOTONIC` nanoseconds: no block allocated later is in it.
+    pub at_ns: u64,
+    /// Blocks younger than this were not asked for as survivors, nanoseconds.
+    pub older_ns: u64,
+    /// Outstanding blocks by site.
+    pub outstanding: HashMap<SiteKey, Outstanding>,
+    /// Totals by stack ID since the start.
+    pub sites: HashMap<u64, Site>,
+    /// The ledger.
+    pub counters: Counters,
+    /// Records in the map of outstanding blocks.
+    pub records: u64,
+    /// Threads with a call pending, and how many of these hold a record that they took out.
+    pub pending: Pending,
+}
+
+/// Calls that had begun and not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Threads inside an allocating function.
+    pub calls: u64,
+    /// Of these, reallocations that hold a record.
+    pub taken: u64,
+}
+
+impl Snapshot {
+    /// Begins a snapshot of the moment `at_ns`.
+    pub fn new(at_ns: u64, older_ns: u64) -> Self {
+        Self { at_ns, older_ns, ..Self::default() }
+    }
+
+    /// Takes in one record of the outstanding map.
+    ///
+    /// The map changes while it is read: a block that is freed and allocated anew elsewhere could be seen
+    /// twice. What was allocated by `at_ns` and is still there was live at `at_ns`, and is seen once, so
+    /// counting only those never shows more than there was.
+    pub fn add(&mut self, key: BlockKey, block: &Block) {
+        self.records += 1;
+        if block.allocated_ns > self.at_ns {
+            return;
+        }
+        let weight = u64::from(block.weight);
+        let site = self.outstanding.entry(SiteKey { tgid: key.tgid, stack: block.stack }).or_default();
+        site.blocks += weight;
+        site.bytes += block.size * weight;
+        site.family = block.family;
+        if self.at_ns - block.allocated_ns >= self.older_ns {
+            site.survivors.push(Survivor {
+                allocated_ns: block.allocated_ns,
+                bytes: block.size * weight,
+                weight: block.weight,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(size: u64, allocated_ns: u64) -> Block {
+        Block { size, allocated_ns, stack: 9, tid: 1, generation: 0, weight: 1, family: 0 }
+    }
+
+    #[test]
+    fn a_block_allocated_after_the_moment_is_counted_as_a_record_only() {
+        let mut snapshot = Snapshot::new(1_000, 100);
+        let key = BlockKey { address: 0x10, tgid: 5, _pad: 0 };
+        snapshot.add(key, &block(10, 1_001));
+        snapshot.add(key, &block(20, 1_000));
+        snapshot.add(key, &block(30, 900));
+        let site = &snapshot.outstanding[&SiteKey { tgid: 5, stack: 9 }];
+        assert_eq!((snapshot.records, site.blocks, site.bytes), (3, 2, 50));
+        assert_eq!(site.survivors, [Survivor { allocated_ns: 900, bytes: 30, weight: 1 }]);
+    }
+}

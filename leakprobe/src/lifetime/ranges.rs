@@ -1,0 +1,275 @@
+//! The ranges that a process has mapped since the probes were in: an interval map for each process, kept
+//! from the events of the mmap family in their order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use leakprobe_common::{NO_STACK, RangeEvent, RangeOperation, Site};
+
+use crate::drain::snapshot::{SiteKey, Snapshot, Survivor};
+
+/// Family number of ranges, beside those of allocators.
+pub const RANGE_FAMILY: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    end: u64,
+    stack: u64,
+    mapped_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Process {
+    /// By first address; they don't overlap.
+    ranges: BTreeMap<u64, Range>,
+    /// What the thread's last unmapping took, in case the kernel refuses it.
+    last_unmapped: HashMap<u32, Vec<(u64, Range)>>,
+    /// The program break, once known.
+    program_break: Option<u64>,
+    generation: u32,
+}
+
+/// The mapped ranges of all processes.
+#[derive(Debug)]
+pub struct Ranges {
+    page_bytes: u64,
+    processes: HashMap<u32, Process>,
+    totals: HashMap<SiteKey, Site>,
+}
+
+impl Ranges {
+    /// No ranges yet. `page_bytes`: the machine's page size, a power of two.
+    pub fn new(page_bytes: u64) -> Self {
+        Self { page_bytes, processes: HashMap::new(), totals: HashMap::new() }
+    }
+
+    /// Takes in one event.
+    pub fn apply(&mut self, operation: RangeOperation, event: &RangeEvent) {
+        let tgid = event.head.tgid;
+        let process = self.processes.entry(tgid).or_default();
+        if process.generation != event.generation {
+            *process = Process { generation: event.generation, ..Process::default() };
+        }
+        let page_up = |bytes: u64| bytes.checked_next_multiple_of(self.page_bytes).unwrap_or(bytes);
+        let at_ns = event.head.at_ns;
+        let start = event.address;
+        let end = start.saturating_add(page_up(event.bytes));
+        match operation {
+            RangeOperation::Map => {
+                let range = Range { end, stack: event.head.a, mapped_ns: at_ns };
+                let replaced = process.take(start, end);
+                process.insert(start, range);
+                for (start, range) in replaced {
+                    give_back(&mut self.totals, tgid, start, range);
+                }
+                book(&mut self.totals, tgid, start, range);
+            }
+            RangeOperation::Unmap => {
+                let taken = process.take(start, end);
+                for &(start, range) in &taken {
+                    give_back(&mut self.totals, tgid, start, range);
+                }
+                process.last_unmapped.insert(event.tid, taken);
+            }
+            RangeOperation::Undo => {
+                for (start, range) in process.last_unmapped.remove(&event.tid).unwrap_or_default() {
+                    process.insert(start, range);
+                    let site = self.totals.entry(SiteKey { tgid, stack: range.stack }).or_insert(NO_SITE);
+                    site.freed_blocks = site.freed_blocks.saturating_sub(1);
+                    site.freed_bytes = site.freed_bytes.saturating_sub(range.end - start);
+                }
+            }
+            RangeOperation::Break => {
+                let now = page_up(start);
+                match process.program_break.replace(now) {
+                    Some(before) if now < before => {
+                        for (start, range) in process.take(now, before) {
+                            give_back(&mut self.totals, tgid, start, range);
+                        }
+                    }
+                    Some(before) if now > before && event.head.a != NO_STACK => {
+                        let range = Range { end: now, stack: event.head.a, mapped_ns: at_ns };
+                        process.insert(before, range);
+                        book(&mut self.totals, tgid, before, range);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Tells where a process's break was when the probes came in, so that its first growth counts.
+    pub fn set_break(&mut self, tgid: u32, generation: u32, program_break: u64) {
+        let process = self.processes.entry(tgid).or_default();
+        if process.generation == generation && process.program_break.is_none() {
+            process.program_break = Some(program_break);
+        }
+    }
+
+    /// Forgets a process's ranges: it has replaced its program.
+    pub fn forget(&mut self, tgid: u32) {
+        self.processes.remove(&tgid);
+    }
+
+    /// Adds the ranges mapped at the snapshot's moment to it, each piece as one block.
+    pub fn add_to(&self, snapshot: &mut Snapshot) {
+        for (&tgid, process) in &self.processes {
+            for (&start, range) in &process.ranges {
+                let bytes = range.end - start;
+                let key = SiteKey { tgid, stack: range.stack };
+                let site = snapshot.outstanding.entry(key).or_default();
+                site.blocks += 1;
+                site.bytes += bytes;
+                site.family = RANGE_FAMILY;
+                if snapshot.at_ns.saturating_sub(range.mapped_ns) >= snapshot.older_ns {
+                    site.survivors.push(Survivor { allocated_ns: range.mapped_ns, bytes, weight: 1 });
+                }
+            }
+        }
+        for (key, site) in &self.totals {
+            snapshot.sites.insert(key.stack, *site);
+        }
+    }
+}
+
+const NO_SITE: Site = Site {
+    allocated_blocks: 0,
+    allocated_bytes: 0,
+    freed_blocks: 0,
+    freed_bytes: 0,
+    max_lifetime_ns: 0,
+    lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
+};
+
+fn book(totals: &mut HashMap<SiteKey, Site>, tgid: u32, start: u64, range: Range) {
+    let site = totals.entry(SiteKey { tgid, stack: range.stack }).or_insert(NO_SITE);
+    site.allocated_blocks += 1;
+    site.allocated_bytes += range.end - start;
+}
+
+/// Counts a piece as given back. What remains of a split range stays one more block without having been
+/// allocated as such, so blocks given back are counted by pieces, bytes exactly.
+fn give_back(totals: &mut HashMap<SiteKey, Site>, tgid: u32, start: u64, range: Range) {
+    let site = totals.entry(SiteKey { tgid, stack: range.stack }).or_insert(NO_SITE);
+    site.freed_blocks += 1;
+    site.freed_bytes += range.end - start;
+}
+
+impl Process {
+    /// Cuts `[start, end)` out, and returns the pieces that lay in it, cut to fit.
+    fn take(&mut self, start: u64, end: u64) -> Vec<(u64, Range)> {
+        if start >= end {
+            return Vec::new();
+        }
+        let first = self.ranges.range(..=start).next_back().filter(|(_, range)| range.end > start);
+        let from = first.map_or(start, |(&from, _)| from);
+        let hit: Vec<(u64, Range)> =
+            self.ranges.range(from..end).map(|(&start, &range)| (start, range)).collect();
+        hit.into_iter()
+            .map(|(piece_start, piece)| {
+                self.ranges.remove(&piece_start);
+                if piece_start < start {
+                    self.ranges.insert(piece_start, Range { end: start, ..piece });
+                }
+                if piece.end > end {
+                    self.ranges.insert(end, piece);
+                }
+                (piece_start.max(start), Range { end: piece.end.min(end), ..piece })
+            })
+            .collect()
+    }
+
+    fn insert(&mut self, start: u64, range: Range) {
+        if start < range.end {
+            self.ranges.insert(start, range);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leakprobe_common::{Event, EventKind};
+
+    use super::*;
+
+    const PAGE: u64 = 4096;
+
+    /// Runs a script: an operation, its page, its pages, its stack; on thread 7 at time 10, 20, ...
+    fn run(script: &[(RangeOperation, u64, u64, u64)]) -> Ranges {
+        let mut ranges = Ranges::new(PAGE);
+        ranges.set_break(1, 0, 100 * PAGE);
+        for (step, &(operation, page, pages, stack)) in script.iter().enumerate() {
+            let head =
+                Event { kind: EventKind::Range as u32, tgid: 1, at_ns: 10 * (step as u64 + 1), a: stack };
+            // One byte less: the kernel rounds up.
+            let bytes = (pages * PAGE).saturating_sub(1);
+            let event = RangeEvent {
+                head,
+                address: page * PAGE,
+                bytes,
+                operation: operation as u32,
+                tid: 7,
+                generation: 0,
+                _pad: 0,
+            };
+            ranges.apply(operation, &event);
+        }
+        ranges
+    }
+
+    /// (stack, blocks, pages) of each site that has some.
+    fn pages(ranges: &Ranges) -> Vec<(u64, u64, u64)> {
+        let mut snapshot = Snapshot::new(1_000, 0);
+        ranges.add_to(&mut snapshot);
+        let mut sites: Vec<_> = snapshot
+            .outstanding
+            .iter()
+            .map(|(key, site)| (key.stack, site.blocks, site.bytes / PAGE))
+            .collect();
+        sites.sort_unstable();
+        sites
+    }
+
+    use RangeOperation::{Break, Map, Undo, Unmap};
+
+    #[test]
+    fn unmapping_the_middle_splits_a_range() {
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5)])), [(5, 1, 10)]);
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 13, 2, 0)])), [(5, 2, 8)]);
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 10, 3, 0)])), [(5, 1, 7)]);
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 18, 9, 0)])), [(5, 1, 8)]);
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 5, 30, 0)])), []);
+    }
+
+    #[test]
+    fn one_unmapping_spans_several_ranges() {
+        let script = [(Map, 10, 2, 5), (Map, 12, 2, 6), (Map, 14, 2, 7), (Unmap, 11, 4, 0)];
+        assert_eq!(pages(&run(&script)), [(5, 1, 1), (7, 1, 1)]);
+    }
+
+    #[test]
+    fn mapping_over_a_range_replaces_that_part() {
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Map, 12, 2, 6)])), [(5, 2, 8), (6, 1, 2)]);
+    }
+
+    #[test]
+    fn a_refused_unmapping_is_undone() {
+        let script = [(Map, 10, 10, 5), (Unmap, 13, 2, 0), (Undo, 0, 0, 0)];
+        let ranges = run(&script);
+        assert_eq!(pages(&ranges).iter().map(|site| site.2).sum::<u64>(), 10);
+        let site = ranges.totals[&SiteKey { tgid: 1, stack: 5 }];
+        assert_eq!((site.allocated_bytes, site.freed_bytes), (10 * PAGE, 0));
+    }
+
+    #[test]
+    fn the_break_grows_and_shrinks() {
+        assert_eq!(pages(&run(&[(Break, 108, 0, 5)])), [(5, 1, 8)]);
+        assert_eq!(pages(&run(&[(Break, 108, 0, 5), (Break, 102, 0, 6)])), [(5, 1, 2)]);
+        assert_eq!(pages(&run(&[(Break, 108, 0, NO_STACK), (Break, 110, 0, 5)])), [(5, 1, 2)]);
+        assert_eq!(pages(&run(&[(Break, 108, 0, 5), (Break, 90, 0, 6)])), []);
+    }
+
+    #[test]
+    fn what_was_never_seen_mapped_is_unmapped_without_effect() {
+        assert_eq!(pages(&run(&[(Unmap, 10, 10, 0), (Map, 10, 1, 5)])), [(5, 1, 1)]);
+    }
+}

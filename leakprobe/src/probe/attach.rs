@@ -1,0 +1,142 @@
+//! Putting the planned probes into a process, and taking them out.
+
+use std::{
+    num::NonZeroU32,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{
+    UProbe,
+    uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+};
+use leakprobe_common::{Call, Cookie};
+
+use super::load::{self, Loaded, UprobePrograms};
+use crate::sys::bpf::{self, Point};
+
+/// A probe, planned to the byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedProbe {
+    /// Offset of the probed instruction in the object's file.
+    pub file_offset: u64,
+    /// What the BPF program is told.
+    pub cookie: Cookie,
+}
+
+impl PlannedProbe {
+    fn is(&self, call: Call) -> bool {
+        self.cookie.call() == Some(call)
+    }
+
+    fn point(&self) -> Point {
+        Point { file_offset: self.file_offset, cookie: self.cookie.0 }
+    }
+}
+
+/// Probes in place in one object of one process. Dropping it takes them out.
+pub struct Attachment {
+    /// In the order in which they are taken out.
+    links: Vec<Link>,
+}
+
+enum Link {
+    Multi { _fd: OwnedFd },
+    Perf { _link: UProbeLink },
+}
+
+/// Puts probes into the object `file`, as mapped by process `pid`.
+///
+/// Not atomic, so in an order in which nothing looks like a leak that is none: first the functions that
+/// free, then the returns, then the entries, reallocating functions before allocating ones. A block is
+/// recorded only once its free will be seen.
+///
+/// # Errors
+/// Names the process and the cause. Nothing is left attached.
+pub fn attach(
+    loaded: &mut Loaded,
+    floor: bool,
+    file: BorrowedFd<'_>,
+    pid: u32,
+    probes: &[PlannedProbe],
+) -> Result<Attachment> {
+    let (frees, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
+        probes.iter().partition(|probe| probe.is(Call::Free));
+    allocations.sort_by_key(|probe| !probe.is(Call::Reallocate));
+    let order = [(Role::Free, &frees), (Role::Return, &allocations), (Role::Enter, &allocations)];
+    let mut attachment = Attachment { links: Vec::new() };
+    for (role, probes) in order {
+        if probes.is_empty() {
+            continue;
+        }
+        let points: Vec<Point> = probes.iter().map(|probe| probe.point()).collect();
+        match &loaded.multi {
+            Some(programs) => {
+                let program = role.of(programs).as_fd();
+                let link =
+                    bpf::link_uprobes(program, &bpf::fd_path(file), &points, pid, role == Role::Return)?;
+                attachment.links.push(Link::Multi { _fd: link });
+            }
+            None => {
+                let name = *role.of(&load::program_names(floor));
+                attachment.links.extend(attach_one_by_one(loaded, name, file, pid, &points)?);
+            }
+        }
+    }
+    // Entries go out first, then returns, then frees.
+    attachment.links.reverse();
+    Ok(attachment)
+}
+
+fn attach_one_by_one(
+    loaded: &mut Loaded,
+    name: &'static str,
+    file: BorrowedFd<'_>,
+    pid: u32,
+    points: &[Point],
+) -> Result<Vec<Link>> {
+    let program: &mut UProbe = load::program(&mut loaded.ebpf, name)?;
+    let path = PathBuf::from(bpf::fd_path(file).to_string_lossy().into_owned());
+    let pid = NonZeroU32::new(pid).context("process 0 cannot be probed")?;
+    points
+        .iter()
+        .map(|point| {
+            let location = UProbeAttachLocation::AbsoluteOffset(point.file_offset);
+            let id = program.attach(
+                UProbeAttachPoint { location, cookie: Some(point.cookie) },
+                &path,
+                UProbeScope::OneProcess(pid),
+            )?;
+            Ok(Link::Perf { _link: program.take_link(id)? })
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Free,
+    Return,
+    Enter,
+}
+
+impl Role {
+    fn of<T>(self, programs: &UprobePrograms<T>) -> &T {
+        match self {
+            Self::Free => &programs.free_enter,
+            Self::Return => &programs.allocate_return,
+            Self::Enter => &programs.allocate_enter,
+        }
+    }
+}
+
+/// Takes out the probes of many objects and processes at once: the kernel waits for running programs at
+/// each link, and the waits of different attachments overlap when they begin together.
+pub fn detach(attachments: Vec<Attachment>) {
+    thread::scope(|scope| {
+        for attachment in attachments {
+            scope.spawn(move || drop(attachment));
+        }
+    });
+}

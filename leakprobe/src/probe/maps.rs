@@ -1,0 +1,175 @@
+//! The maps that user space reads and writes, by name.
+
+use std::{mem::offset_of, os::fd::AsFd as _};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
+};
+use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, Stack, Target, Thread};
+
+use super::load::map_data;
+use crate::{
+    drain::{
+        batch::Elements,
+        decode,
+        snapshot::{Counters, Pending, Snapshot},
+    },
+    sys::bpf,
+};
+
+/// The maps of a loaded object.
+pub struct Maps {
+    targets: HashMap<MapData, u32, Target>,
+    stacks: HashMap<MapData, u64, Stack>,
+    ledger: PerCpuArray<MapData, u64>,
+    blocks: Map,
+    sites: Map,
+    threads: Map,
+    capacity: Capacity,
+}
+
+#[derive(Clone, Copy)]
+struct Capacity {
+    blocks: usize,
+    stacks: usize,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object, and the ring buffer of events with them.
+    pub fn take(ebpf: &mut Ebpf, max_blocks: u32, max_stacks: u32) -> Result<(Self, RingBuf<MapData>)> {
+        let mut map =
+            |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
+        let maps = Self {
+            targets: HashMap::try_from(map("TARGETS")?)?,
+            stacks: HashMap::try_from(map("STACKS")?)?,
+            ledger: PerCpuArray::try_from(map("LEDGER")?)?,
+            blocks: map("BLOCKS")?,
+            sites: map("SITES")?,
+            threads: map("THREADS")?,
+            capacity: Capacity { blocks: max_blocks as usize, stacks: max_stacks as usize },
+        };
+        let events = RingBuf::try_from(map("EVENTS")?)?;
+        Ok((maps, events))
+    }
+
+    /// Makes a process a target.
+    pub fn add_target(&mut self, tgid: u32) -> Result<()> {
+        self.targets
+            .insert(tgid, Target::default(), 0)
+            .with_context(|| format!("failed to register process {tgid} with the BPF programs"))
+    }
+
+    /// Tells the programs where a target's page of return-probe trampolines is.
+    pub fn set_trampoline(&mut self, tgid: u32, trampoline: u64) -> Result<()> {
+        let target = self.targets.get(&tgid, 0)?;
+        if target.trampoline != trampoline {
+            self.targets.insert(tgid, Target { trampoline, ..target }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// The frames of a stack; `None` when it is not kept.
+    pub fn stack(&self, id: u64) -> Option<Stack> {
+        self.stacks.get(&id, 0).ok()
+    }
+
+    /// The ledger's counters.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut counters = Counters::default();
+        for counter in Counter::ALL {
+            let index = *counter as u32;
+            let values = self.ledger.get(&index, 0).context("failed to read the ledger")?;
+            counters.0[index as usize] = values.iter().sum();
+        }
+        const _: () = assert!(Counter::ALL.len() == COUNTERS);
+        Ok(counters)
+    }
+
+    /// Reads everything once.
+    pub fn snapshot(&self, at_ns: u64, older_ns: u64) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::new(at_ns, older_ns);
+        self.each_block(|key, block| snapshot.add(key, block))?;
+        let sites = self.elements(&self.sites, 8, decode::SITE_BYTES, self.capacity.stacks + 1)?;
+        sites
+            .read(|keys, mut values| {
+                for id in keys.chunks_exact(8) {
+                    let id = u64::from_ne_bytes(id.try_into().unwrap_or_default());
+                    if let Some(site) = decode::site(&mut values) {
+                        snapshot.sites.insert(id, site);
+                    }
+                }
+            })
+            .context("failed to read the map of sites")?;
+        snapshot.pending = self.pending()?;
+        snapshot.counters = self.counters()?;
+        Ok(snapshot)
+    }
+
+    /// Calls in flight, counted thread by thread.
+    fn pending(&self) -> Result<Pending> {
+        let mut pending = Pending::default();
+        let data = map_data(&self.threads).ok_or_else(|| anyhow!("THREADS is no hash map"))?;
+        let (value_size, room) = (size_of::<Thread>(), data.info()?.max_entries() as usize);
+        let threads = self.elements(&self.threads, size_of::<u32>(), value_size, room)?;
+        let word = |thread: &[u8], at: usize| {
+            thread.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
+        };
+        threads
+            .read(|_, values| {
+                for thread in values.chunks_exact(value_size) {
+                    if word(thread, offset_of!(Thread, cookie)) != 0 {
+                        pending.calls += 1;
+                        pending.taken += u64::from(word(thread, offset_of!(Thread, has_taken)) != 0);
+                    }
+                }
+            })
+            .context("failed to read the map of threads")?;
+        Ok(pending)
+    }
+
+    /// Deletes the records of a process that belong to programs before `generation`, and says how many.
+    pub fn forget_older_programs(&self, tgid: u32, generation: u32) -> Result<u64> {
+        let mut old = Vec::new();
+        self.each_block(|key, block| {
+            if key.tgid == tgid && block.generation < generation {
+                old.push(key.address);
+            }
+        })?;
+        let data = map_data(&self.blocks).ok_or_else(|| anyhow!("BLOCKS is no hash map"))?;
+        let mut deleted = 0;
+        for address in old {
+            let mut key = [0; decode::BLOCK_KEY_BYTES];
+            key[..8].copy_from_slice(&address.to_ne_bytes());
+            key[8..12].copy_from_slice(&tgid.to_ne_bytes());
+            deleted += u64::from(bpf::delete(data.fd().as_fd(), &key)?);
+        }
+        Ok(deleted)
+    }
+
+    fn each_block(&self, mut each: impl FnMut(BlockKey, &Block)) -> Result<()> {
+        let blocks =
+            self.elements(&self.blocks, decode::BLOCK_KEY_BYTES, decode::BLOCK_BYTES, self.capacity.blocks)?;
+        blocks
+            .read(|mut keys, mut values| {
+                while let (Some(key), Some(block)) =
+                    (decode::block_key(&mut keys), decode::block(&mut values))
+                {
+                    each(key, &block);
+                }
+            })
+            .context("failed to read the map of outstanding blocks")
+    }
+
+    fn elements<'a>(
+        &self,
+        map: &'a Map,
+        key_size: usize,
+        value_size: usize,
+        max_entries: usize,
+    ) -> Result<Elements<'a>> {
+        let data = map_data(map).ok_or_else(|| anyhow!("not a hash map"))?;
+        Ok(Elements { map: data.fd().as_fd(), key_size, value_size, max_entries })
+    }
+}

@@ -1,0 +1,240 @@
+//! Operations of bpf(2) that aya 0.14 has no call for: batches of map elements, multi-uprobe links and
+//! programs loaded for them, links of perf events, and a program's own statistics.
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
+
+/// Issues a command of bpf(2) and returns its non-negative result.
+fn command(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: the kernel reads and writes within the size given; the callers below see to it that each
+    // pointer inside is valid for the length that the command gives it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attributes, size_of::<bpf_attr>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: bpf_attr is a union of plain integers, for which zero is a value; the kernel demands that
+    // what is not used be zero.
+    unsafe { std::mem::zeroed() }
+}
+
+fn owned(fd: i64) -> OwnedFd {
+    // SAFETY: the command just returned this new descriptor, which nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// How one call of [`lookup_batch`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// So many elements were read; more may follow from this position.
+    More(usize, u32),
+    /// So many elements were read, and they were the last.
+    End(usize),
+    /// Nothing fits: one hash bucket alone holds more elements than there is room for.
+    TooSmall,
+}
+
+/// Reads elements of a hash map, as many as there is room for, from `position` (`None`: the start).
+/// `keys` and `values` hold `room` elements of the map's key and value size.
+///
+/// # Errors
+/// `EINVAL` or `ENOTSUPP` (524) from kernels that have no batches for this map.
+///
+/// # Panics
+/// If a buffer is shorter than `room` elements of `key_size` or `value_size` bytes.
+pub fn lookup_batch(
+    map: BorrowedFd<'_>,
+    position: Option<u32>,
+    (keys, key_size): (&mut [u8], usize),
+    (values, value_size): (&mut [u8], usize),
+    room: usize,
+) -> io::Result<Batch> {
+    assert!(keys.len() >= room * key_size && values.len() >= room * value_size);
+    let mut next = 0u32;
+    let mut attributes = zeroed();
+    attributes.batch.in_batch = position.as_ref().map_or(0, |position| &raw const *position as u64);
+    attributes.batch.out_batch = &raw mut next as u64;
+    attributes.batch.keys = keys.as_mut_ptr() as u64;
+    attributes.batch.values = values.as_mut_ptr() as u64;
+    attributes.batch.count = room as u32;
+    attributes.batch.map_fd = map.as_raw_fd() as u32;
+    let result = command(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attributes);
+    // SAFETY: every variant of the union starts as zeroed integers, and the kernel wrote an integer here.
+    let count = unsafe { attributes.batch.count } as usize;
+    match result {
+        Ok(_) => Ok(Batch::More(count, next)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT) => Ok(Batch::End(count)),
+            Some(libc::ENOSPC) => Ok(Batch::TooSmall),
+            _ => Err(error),
+        },
+    }
+}
+
+/// The key after `key` in the kernel's order (`None`: the first one), written to `next`; `false` at the end.
+/// A key that is gone meanwhile makes the kernel start again from the first.
+pub fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attributes.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
+    attributes.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    found(command(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes))
+}
+
+/// The value of a key, written to `value`; `false` when there is none.
+pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    found(command(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes))
+}
+
+/// Deletes a key; `false` when it was not there.
+pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
+    found(command(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attributes))
+}
+
+fn found(result: io::Result<i64>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A uprobe program to be loaded for multi-uprobe links, its map references already resolved.
+pub struct UprobeProgram<'a> {
+    /// Shown by `bpftool prog`; cut at 15 bytes.
+    pub name: &'a str,
+    /// The code.
+    pub instructions: &'a [bpf_insn],
+    /// The licence that the program declares.
+    pub license: &'a CStr,
+}
+
+/// Loads a program for `BPF_TRACE_UPROBE_MULTI` links.
+///
+/// # Errors
+/// What the kernel said, with the verifier's log where it wrote one.
+pub fn load_uprobe_multi(program: &UprobeProgram<'_>) -> io::Result<OwnedFd> {
+    let attempt = |log: &mut [u8]| {
+        let mut attributes = zeroed();
+        // SAFETY: this variant of the zeroed union is the one that BPF_PROG_LOAD reads.
+        let load = unsafe { &mut attributes.__bindgen_anon_3 };
+        load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32;
+        load.expected_attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
+        load.insns = program.instructions.as_ptr() as u64;
+        load.insn_cnt = program.instructions.len() as u32;
+        load.license = program.license.as_ptr() as u64;
+        for (to, from) in load.prog_name.iter_mut().take(15).zip(program.name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        if !log.is_empty() {
+            load.log_level = 1;
+            load.log_buf = log.as_mut_ptr() as u64;
+            load.log_size = log.len() as u32;
+        }
+        command(bpf_cmd::BPF_PROG_LOAD, &mut attributes)
+    };
+    match attempt(&mut []) {
+        Ok(fd) => Ok(owned(fd)),
+        Err(first) => {
+            // Asked for only now: writing the log is slow.
+            let mut log = vec![0; 1 << 20];
+            let error = match attempt(&mut log) {
+                Ok(fd) => return Ok(owned(fd)),
+                Err(error) => error,
+            };
+            let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
+            let last: Vec<_> = text.trim_end().lines().rev().take(8).collect();
+            if last.is_empty() {
+                return Err(first);
+            }
+            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+            Err(io::Error::new(error.kind(), format!("{error}; the verifier said:\n{last}")))
+        }
+    }
+}
+
+/// One probed instruction of a multi-uprobe link.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// Offset in the object's file.
+    pub file_offset: u64,
+    /// What the program reads by `bpf_get_attach_cookie`.
+    pub cookie: u64,
+}
+
+/// Puts a program at many places of one object, for one process, through one link. The kernel registers
+/// the points in the order given. Dropping the link removes all of them.
+///
+/// # Errors
+/// `EBADF` when `path` is no regular file (and so proof that the kernel has such links), `ESRCH` when the
+/// process is gone, `EINVAL` on kernels before 6.6.
+pub fn link_uprobes(
+    program: BorrowedFd<'_>,
+    path: &CStr,
+    points: &[Point],
+    pid: u32,
+    at_return: bool,
+) -> io::Result<OwnedFd> {
+    let offsets: Vec<u64> = points.iter().map(|point| point.file_offset).collect();
+    let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+    let mut attributes = zeroed();
+    // SAFETY: this variant of the zeroed union is the one that BPF_LINK_CREATE reads.
+    unsafe {
+        let create = &mut attributes.link_create;
+        create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+        create.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
+        let multi = &mut create.__bindgen_anon_3.uprobe_multi;
+        multi.path = path.as_ptr() as u64;
+        multi.offsets = offsets.as_ptr() as u64;
+        multi.cookies = cookies.as_ptr() as u64;
+        multi.cnt = points.len() as u32;
+        multi.flags = u32::from(at_return); // BPF_F_UPROBE_MULTI_RETURN
+        multi.pid = pid;
+    }
+    command(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(owned)
+}
+
+/// Links a program to a perf event (a tracepoint). Dropping the link detaches it; the event must live as
+/// long.
+pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    // SAFETY: this variant of the zeroed union is the one that BPF_LINK_CREATE reads.
+    unsafe {
+        let create = &mut attributes.link_create;
+        create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+        create.__bindgen_anon_2.target_fd = event.as_raw_fd() as u32;
+        create.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
+    }
+    command(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(owned)
+}
+
+/// How often the kernel skipped the program because it was running already on that CPU.
+pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: plain integers and arrays of them.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attributes = zeroed();
+    attributes.info.bpf_fd = program.as_raw_fd() as u32;
+    attributes.info.info = &raw mut info as u64;
+    attributes.info.info_len = size_of::<bpf_prog_info>() as u32;
+    command(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info.recursion_misses)
+}
+
+/// A C string for the path of one of our own descriptors, by which the kernel finds exactly that file.
+pub fn fd_path(fd: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
+}

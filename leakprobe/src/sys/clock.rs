@@ -1,0 +1,11 @@
+//! The clock that BPF programs stamp their records with.
+
+use nix::time::{ClockId, clock_gettime};
+
+/// `CLOCK_MONOTONIC`, nanoseconds: the clock of `bpf_ktime_get_ns`.
+pub fn monotonic_ns() -> u64 {
+    // CLOCK_MONOTONIC exists on every Linux; a failure here would be a broken C library.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(|now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+        .unwrap_or_default()
+}

@@ -1,0 +1,100 @@
+//! Perf events for tracepoints, found without a mounted tracefs.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result};
+
+/// A mount of tracefs that no path leads to: it exists as long as this descriptor, and changes nothing
+/// that another program could see. Many servers have no tracefs mounted.
+pub struct TraceFs(OwnedFd);
+
+impl TraceFs {
+    /// Mounts it (fsopen, fsmount: Linux 5.2).
+    pub fn open() -> Result<Self> {
+        let context = descriptor(|| {
+            // SAFETY: the string is NUL-terminated; no other pointers.
+            unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), 1) }
+        })
+        .context("failed to open tracefs: this kernel has no tracing")?;
+        const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+        // SAFETY: this command takes no pointers.
+        let created = unsafe {
+            libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, 0usize, 0usize, 0)
+        };
+        if created < 0 {
+            return Err(io::Error::last_os_error()).context("failed to set up tracefs");
+        }
+        let mount = descriptor(|| {
+            // SAFETY: no pointers.
+            unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) }
+        })
+        .context("failed to mount tracefs privately")?;
+        Ok(Self(mount))
+    }
+
+    /// The kernel's number of the tracepoint `category:name`.
+    pub fn id(&self, category: &str, name: &str) -> Result<u64> {
+        let path = std::ffi::CString::new(format!("events/{category}/{name}/id"))?;
+        let file = descriptor(|| {
+            // SAFETY: the path is NUL-terminated.
+            unsafe {
+                libc::openat(self.0.as_raw_fd(), path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC).into()
+            }
+        })
+        .with_context(|| format!("this kernel has no tracepoint {category}:{name}"))?;
+        let mut text = String::new();
+        File::from(file)
+            .read_to_string(&mut text)
+            .with_context(|| format!("failed to read the id of {category}:{name}"))?;
+        text.trim().parse().with_context(|| format!("the id of {category}:{name} is {text:?}"))
+    }
+}
+
+/// Opens a perf event for a tracepoint, for all processes. A program linked to it runs on every CPU,
+/// whichever one the event is opened for.
+pub fn open_event(id: u64) -> io::Result<OwnedFd> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    /// `struct perf_event_attr`, first published version.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        kind: u32,
+        size: u32,
+        config: u64,
+        sample_period: u64,
+        sample_type: u64,
+        read_format: u64,
+        flags: u64,
+        wakeup_events: u32,
+        bp_type: u32,
+        config1: u64,
+    }
+    let attributes = Attributes {
+        kind: PERF_TYPE_TRACEPOINT,
+        size: size_of::<Attributes>() as u32,
+        config: id,
+        sample_period: 1,
+        wakeup_events: 1,
+        ..Default::default()
+    };
+    descriptor(|| {
+        // SAFETY: the structure is as long as its `size` says, and outlives the call.
+        unsafe {
+            libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+        }
+    })
+}
+
+fn descriptor(call: impl FnOnce() -> libc::c_long) -> io::Result<OwnedFd> {
+    let fd = call();
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call just returned this new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
