@@ -1,3 +1,5 @@
-//! From snapshots to sites with growth and ages. Pure: no I/O, no clock.
+//! From snapshots to sites with growth and ages, and to the ledger. Pure: no I/O, no clock.
 
+pub mod balance;
 pub mod sites;
+pub mod warnings;

@@ -1,7 +1,9 @@
 //! Which probes to put where, and putting them there.
 
+pub mod assign;
 pub mod attach;
 pub mod features;
 pub mod load;
 pub mod maps;
 pub mod plan;
+pub mod ranges;

@@ -9,3 +9,8 @@ pub fn monotonic_ns() -> u64 {
         .map(|now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
         .unwrap_or_default()
 }
+
+/// The wall-clock time, RFC 3339, UTC, whole seconds.
+pub fn utc_now() -> String {
+    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
+}

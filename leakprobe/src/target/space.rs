@@ -67,4 +67,57 @@ impl AddressSpace {
         let after = self.mappings.partition_point(|m| m.start <= address);
         self.mappings[..after].last().filter(|m| address < m.end)
     }
+
+    /// Takes in a later look at the same program. What is mapped now takes the place of what was; what has
+    /// been unmapped since and not replaced is kept, so that old stacks keep their names.
+    pub fn merge(&mut self, later: AddressSpace) {
+        let old = std::mem::replace(&mut self.mappings, later.mappings);
+        let kept: Vec<Mapping> = old
+            .into_iter()
+            .filter(|old| {
+                let after = self.mappings.partition_point(|new| new.end <= old.start);
+                self.mappings.get(after).is_none_or(|new| new.start >= old.end)
+            })
+            .collect();
+        self.mappings.extend(kept);
+        self.mappings.sort_by_key(|mapping| mapping.start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(ranges: &[(u64, u64, &str)]) -> AddressSpace {
+        let mapping = |&(start, end, name): &(u64, u64, &str)| Mapping {
+            start,
+            end,
+            file_offset: 0,
+            executable: true,
+            backing: Backing::Named(name.to_owned()),
+        };
+        AddressSpace { mappings: ranges.iter().map(mapping).collect() }
+    }
+
+    fn name(space: &AddressSpace, address: u64) -> Option<&str> {
+        space.find(address).map(|mapping| match &mapping.backing {
+            Backing::Named(name) => name.as_str(),
+            Backing::Object(_) | Backing::Anonymous => "",
+        })
+    }
+
+    #[test]
+    fn an_address_is_found_in_the_mapping_that_holds_it() {
+        let space = space(&[(10, 20, "a"), (20, 30, "b"), (40, 50, "c")]);
+        let found = [9, 10, 19, 20, 29, 30, 40, 50].map(|address| name(&space, address));
+        assert_eq!(found, [None, Some("a"), Some("a"), Some("b"), Some("b"), None, Some("c"), None]);
+    }
+
+    #[test]
+    fn what_was_unmapped_keeps_its_name_until_something_else_is_mapped_there() {
+        let mut all = space(&[(10, 20, "a"), (20, 30, "b"), (40, 50, "c")]);
+        all.merge(space(&[(5, 8, "x"), (25, 35, "y")]));
+        let found = [6, 15, 22, 27, 45].map(|address| name(&all, address));
+        assert_eq!(found, [Some("x"), Some("a"), None, Some("y"), Some("c")]);
+    }
 }

@@ -1,0 +1,144 @@
+//! The ledger: counters arranged so that each hit is found again.
+
+use leakprobe_common::Counter;
+
+use crate::{
+    drain::snapshot::Snapshot,
+    report::model::{Account, Entry, Ledger},
+};
+
+/// Counts that user space itself keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnCounts {
+    /// Records deleted because their process has replaced its program.
+    pub exec_dropped: u64,
+    /// Runs that the kernel skipped, by program.
+    pub recursion_misses: Vec<(String, u64)>,
+}
+
+/// Arranges the counters. `with_ranges`: whether the mmap family was traced.
+pub fn ledger(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
+    let get = |counter| snapshot.counters.get(counter);
+    let kept = |counter: Counter| entry(counter.key(), get(counter), false);
+    let lost = |counter: Counter| entry(counter.key(), get(counter), true);
+    let allocations = Account {
+        hits: get(Counter::AllocationsEntered),
+        outcomes: vec![
+            kept(Counter::Recorded),
+            kept(Counter::Failed),
+            kept(Counter::ReallocFreed),
+            kept(Counter::Nested),
+            kept(Counter::Filtered),
+            kept(Counter::Unsampled),
+            kept(Counter::NotATarget),
+            lost(Counter::Abandoned),
+            lost(Counter::BlockMapFull),
+            lost(Counter::BlockMapRefused),
+            lost(Counter::ReadFault),
+            lost(Counter::ThreadMapFull),
+        ],
+        in_flight: snapshot.pending.calls,
+    };
+    let frees = Account {
+        hits: get(Counter::FreesEntered),
+        outcomes: vec![kept(Counter::Freed), kept(Counter::FreeNull), kept(Counter::FreeUnknown)],
+        in_flight: 0,
+    };
+    // A reallocation takes the old record out at its entry; this is what became of those.
+    let reallocated = get(Counter::Taken).saturating_sub(
+        get(Counter::Restored)
+            + get(Counter::RestoreLost)
+            + get(Counter::TakenAbandoned)
+            + snapshot.pending.taken,
+    );
+    let records = Account {
+        hits: get(Counter::Recorded),
+        outcomes: vec![
+            entry("outstanding", snapshot.records, false),
+            kept(Counter::Freed),
+            entry("reallocated", reallocated, false),
+            entry(Counter::ExecDropped.key(), get(Counter::ExecDropped) + own.exec_dropped, false),
+            lost(Counter::MissedFree),
+            lost(Counter::RestoreLost),
+            lost(Counter::TakenAbandoned),
+        ],
+        in_flight: snapshot.pending.taken,
+    };
+    let ranges = with_ranges.then(|| {
+        let outcomes = vec![
+            kept(Counter::RangesReported),
+            kept(Counter::RangesFailed),
+            kept(Counter::RangesNested),
+            lost(Counter::RangesLost),
+        ];
+        let hits = get(Counter::RangesEntered);
+        let in_flight = hits.saturating_sub(outcomes.iter().map(|entry| entry.count).sum());
+        Account { hits, outcomes, in_flight }
+    });
+    Ledger {
+        allocations,
+        frees,
+        records,
+        ranges,
+        remarks: vec![
+            lost(Counter::StackMapFull),
+            kept(Counter::StackTruncated),
+            kept(Counter::ReturnWithoutEntry),
+            lost(Counter::EventLost),
+        ],
+        recursion_misses: own
+            .recursion_misses
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| entry(name, *count, true))
+            .collect(),
+    }
+}
+
+fn entry(name: &str, count: u64, lost: bool) -> Entry {
+    Entry { name: name.to_owned(), count, lost }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::snapshot::Pending;
+
+    fn sum(account: &Account) -> u64 {
+        account.outcomes.iter().map(|entry| entry.count).sum::<u64>() + account.in_flight
+    }
+
+    #[test]
+    fn each_hit_is_found_again() {
+        let mut snapshot = Snapshot::new(0, 0);
+        // 10 mallocs, 2 of them refused for lack of room, 1 failed, 1 in flight; 3 freed; a realloc that
+        // moved a block, and one in flight that holds a record.
+        let counters = &mut snapshot.counters.0;
+        counters[Counter::AllocationsEntered as usize] = 12;
+        counters[Counter::Recorded as usize] = 7;
+        counters[Counter::BlockMapFull as usize] = 2;
+        counters[Counter::Failed as usize] = 1;
+        counters[Counter::Taken as usize] = 2;
+        counters[Counter::FreesEntered as usize] = 5;
+        counters[Counter::Freed as usize] = 3;
+        counters[Counter::FreeUnknown as usize] = 2;
+        snapshot.pending = Pending { calls: 2, taken: 1 };
+        snapshot.records = 2;
+        let ledger = ledger(&snapshot, &OwnCounts::default(), false);
+        for account in [&ledger.allocations, &ledger.frees, &ledger.records] {
+            assert_eq!(account.hits, sum(account), "{account:?}");
+        }
+        assert!(ledger.ranges.is_none());
+    }
+
+    #[test]
+    fn a_lost_record_unbalances_nothing_else() {
+        let mut snapshot = Snapshot::new(0, 0);
+        snapshot.counters.0[Counter::Recorded as usize] = 5;
+        snapshot.records = 1;
+        let own = OwnCounts { exec_dropped: 4, recursion_misses: vec![("x".into(), 0), ("y".into(), 2)] };
+        let ledger = ledger(&snapshot, &own, false);
+        assert_eq!(sum(&ledger.records), 5);
+        assert_eq!(ledger.recursion_misses, [entry("y", 2, true)]);
+    }
+}

@@ -1,0 +1,69 @@
+//! From the functions that were found in an object to the probes that go into it. Pure.
+
+use leakprobe_common::{Cookie, NO_REGISTER};
+
+use super::{
+    attach::PlannedProbe,
+    plan::{self, Execution, Placement},
+};
+use crate::{
+    report::model::ProbeRow,
+    target::{discovery::FoundObject, symbols::Function},
+};
+
+/// Whether probes may be moved to where the kernel emulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freedom {
+    /// At the best instruction.
+    Best,
+    /// At the symbol, as other tools do; for comparison.
+    Symbol,
+}
+
+/// The probe of each function, and how it is reported.
+pub fn assign(pid: u32, found: &FoundObject, freedom: Freedom) -> Vec<(PlannedProbe, ProbeRow)> {
+    found.functions.iter().map(|function| one(pid, found, function, freedom)).collect()
+}
+
+fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> (PlannedProbe, ProbeRow) {
+    let arguments = function.role.arguments();
+    let mut request = function.request(&arguments);
+    if freedom == Freedom::Symbol {
+        // One byte is no way to go: the planner stays where it is.
+        request.code = &function.code[..function.code.len().min(1)];
+    }
+    let placement = plan::place(&request);
+    let register = |argument: Option<u8>| {
+        argument
+            .and_then(|wanted| arguments.iter().position(|&argument| argument == wanted))
+            .map_or(NO_REGISTER, |position| placement.registers[position])
+    };
+    let role = function.role;
+    let cookie = Cookie::new(
+        role.call,
+        register(role.size),
+        register(role.count),
+        register(role.pointer),
+        found.family_index,
+        found.family.zero_frees,
+    );
+    let Placement { offset, execution, instruction, .. } = placement;
+    let file_offset = function.file_offset + offset;
+    let (single_stepped, reason) = match execution {
+        Execution::Emulated => (false, None),
+        Execution::SingleStepped(reason) => (true, Some(reason)),
+    };
+    let row = ProbeRow {
+        pid,
+        allocator: found.family.name.to_owned(),
+        symbols: function.symbols.iter().map(|&symbol| symbol.to_owned()).collect(),
+        object: found.object.path.to_string_lossy().into_owned(),
+        file_offset,
+        symbol_offset: offset,
+        instruction,
+        single_stepped,
+        reason,
+        returns: role.returns(),
+    };
+    (PlannedProbe { file_offset, cookie }, row)
+}

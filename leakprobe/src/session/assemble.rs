@@ -1,0 +1,184 @@
+//! One report: drained, analysed, named.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use leakprobe_common::{NO_STACK, StackEnd};
+
+use super::{
+    Session,
+    output::Reader,
+    watched::Watched,
+};
+use crate::{
+    analysis::{
+        balance,
+        sites::{Analysis, RankedSite},
+    },
+    lifetime::ranges::RANGE_FAMILY,
+    report::model::{
+        Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals,
+    },
+    sys::clock,
+    target::family::FAMILIES,
+};
+
+/// Functions from which a program or a thread is started: a stack that reaches one is whole.
+const STARTS: [&str; 9] = [
+    "main",
+    "_start",
+    "__libc_start_main",
+    "__libc_start_main_impl",
+    "__libc_start_call_main",
+    "start_thread",
+    "clone",
+    "clone3",
+    "__clone3",
+];
+
+/// Whether a report is the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The interval is over.
+    Interval,
+    /// The session is over.
+    End,
+}
+
+impl Session {
+    /// Drains the maps, and writes a report. At the session's end the probes are taken out after the last
+    /// drain, and the ledger is read after that, when nothing moves any more.
+    pub(super) fn report(&mut self, occasion: Occasion) -> Result<Reader> {
+        let now = clock::monotonic_ns();
+        let all_ended = self.watched.iter().all(Watched::has_ended);
+        let elapsed = Duration::from_nanos(now.saturating_sub(self.started_ns));
+        // Nothing that a dead process left behind will be freed: all of it has survived.
+        let older = match (self.options.older, all_ended) {
+            (None, true) => Duration::ZERO,
+            _ => self.options.older_after(elapsed),
+        };
+        let mut snapshot = self.maps.snapshot(now, older.as_nanos() as u64)?;
+        if let Some(ranges) = &self.ranges {
+            ranges.add_to(&mut snapshot);
+        }
+        if occasion == Occasion::End {
+            self.detach();
+            let still = self.maps.snapshot(now, u64::MAX)?;
+            (snapshot.counters, snapshot.records, snapshot.pending) =
+                (still.counters, still.records, still.pending);
+        }
+        let ledger = balance::ledger(&snapshot, &self.own, self.options.mmap);
+        let warnings = self.warnings(&snapshot.counters);
+        let analysis = self.analyst.next(snapshot);
+        self.reports += 1;
+        let since_last = now.saturating_sub(self.last_report_ns);
+        self.last_report_ns = now;
+        let sites = self.rows(&analysis);
+        let report = Report {
+            version: SCHEMA_VERSION,
+            generator: format!("leakprobe {}", env!("CARGO_PKG_VERSION")),
+            sequence: self.reports,
+            is_final: occasion == Occasion::End,
+            time: crate::sys::clock::utc_now(),
+            elapsed_seconds: elapsed.as_secs_f64(),
+            since_last_seconds: Duration::from_nanos(since_last).as_secs_f64(),
+            older_seconds: older.as_secs_f64(),
+            warnings,
+            processes: self.watched.iter_mut().map(Watched::row).collect(),
+            totals: totals(&analysis),
+            sites,
+            sites_with_survivors: analysis.sites.len() as u64,
+            ledger,
+            probes: if self.options.verbose {
+                self.watched.iter().flat_map(|watched| watched.probes().to_vec()).collect()
+            } else {
+                Vec::new()
+            },
+        };
+        self.output.write(&report)
+    }
+
+    fn rows(&mut self, analysis: &Analysis) -> Vec<SiteRow> {
+        let top = analysis.sites.iter().take(self.options.top);
+        top.zip(1..).map(|(site, rank)| self.row(site, rank)).collect()
+    }
+
+    fn row(&mut self, site: &RankedSite, rank: u32) -> SiteRow {
+        let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+        let (kind, allocator) = if site.family == RANGE_FAMILY {
+            (SiteKind::Mapping, "mmap")
+        } else {
+            (SiteKind::Heap, FAMILIES.get(site.family as usize).map_or("unknown allocator", |family| family.name))
+        };
+        SiteRow {
+            rank,
+            pid: site.key.tgid,
+            kind,
+            allocator: allocator.to_owned(),
+            live_bytes: site.live_bytes,
+            live_blocks: site.live_blocks,
+            survivor_bytes: site.ages.bytes,
+            survivor_blocks: site.ages.blocks,
+            growth_bytes: site.growth_bytes,
+            growth_bytes_per_minute: site.growth_bytes_per_minute,
+            oldest_seconds: seconds(site.ages.oldest_ns),
+            median_seconds: seconds(site.ages.median_ns),
+            allocated_blocks: site.totals.allocated_blocks,
+            allocated_bytes: site.totals.allocated_bytes,
+            freed_blocks: site.totals.freed_blocks,
+            freed_bytes: site.totals.freed_bytes,
+            stack: self.stack_row(site.key.tgid, site.key.stack),
+        }
+    }
+
+    fn stack_row(&mut self, tgid: u32, id: u64) -> StackRow {
+        let not_kept =
+            || StackRow { id: format!("{id:016x}"), quality: StackQuality::NotKept, frames: Vec::new() };
+        if id == NO_STACK {
+            return not_kept();
+        }
+        let Some(stack) = self.maps.stack(id) else { return not_kept() };
+        let addresses = &stack.frames[..(stack.len as usize).min(stack.frames.len())];
+        let index = self.watched.iter().position(|watched| watched.pid() == tgid);
+        let frames = match index.and_then(|index| self.watched[index].space(stack.generation)) {
+            Some(space) => self.symbolizer.stack(space, addresses),
+            None => addresses.iter().map(|&address| unmapped(address)).collect(),
+        };
+        let quality = quality(StackEnd::from_raw(stack.end), &frames);
+        StackRow { id: format!("{id:016x}"), quality, frames }
+    }
+}
+
+fn unmapped(address: u64) -> Frame {
+    let unknown = Some("the program's mappings were not read before it was replaced".to_owned());
+    Frame { address, unknown, ..Frame::default() }
+}
+
+/// How far a stack reaches. A walk that lost its way may have done so behind the start of the program:
+/// libc, which calls `main`, has no frame pointers.
+fn quality(end: StackEnd, frames: &[Frame]) -> StackQuality {
+    let starts = |frame: &Frame| frame.function.as_deref().is_some_and(|name| STARTS.contains(&name));
+    match end {
+        StackEnd::Truncated => StackQuality::Truncated,
+        StackEnd::Base => StackQuality::Whole,
+        StackEnd::Lost if frames.iter().rev().take(3).any(starts) => StackQuality::Whole,
+        StackEnd::Lost => StackQuality::Partial,
+    }
+}
+
+fn totals(analysis: &Analysis) -> Totals {
+    let sums = &analysis.sums;
+    Totals {
+        live_bytes: sums.live_bytes,
+        live_blocks: sums.live_blocks,
+        survivor_bytes: sums.survivor_bytes,
+        survivor_blocks: sums.survivor_blocks,
+        growth_bytes: sums.growth_bytes,
+        growth_bytes_per_minute: sums.growth_bytes_per_minute,
+        allocated_blocks: sums.totals.allocated_blocks,
+        allocated_bytes: sums.totals.allocated_bytes,
+        freed_blocks: sums.totals.freed_blocks,
+        freed_bytes: sums.totals.freed_bytes,
+    }
+}
+

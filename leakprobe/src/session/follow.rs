@@ -1,0 +1,175 @@
+//! The loop: reports by the clock, events as they come, until something ends the session.
+
+use std::{
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use aya_log::EbpfLogger;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{Session, assemble::Occasion, output::Reader};
+use crate::{
+    drain::decode,
+    launch::{Started, exit_code},
+    sys::signals,
+};
+
+/// Records of the ring buffer taken in before the clock is looked at again.
+const EVENTS_AT_ONCE: usize = 4096;
+
+/// Runs the loop to its end; the exit code is the started program's, where there is one.
+pub fn block_on(session: Session, started: Option<Started>) -> Result<u8> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the event loop")?
+        .block_on(follow(session, started))
+}
+
+/// Why the loop ended.
+enum End {
+    AllExited,
+    Asked,
+    DurationOver,
+    ReaderGone,
+}
+
+async fn follow(mut session: Session, mut started: Option<Started>) -> Result<u8> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let logger = session.options.verbose.then(|| read_diagnostics(&mut session)).transpose()?;
+    let events = session.events.take().context("the ring buffer is taken")?;
+    let mut events = AsyncFd::with_interest(events, Interest::READABLE)?;
+    let (exited, mut exits) = mpsc::unbounded_channel();
+    for (index, watched) in session.watched.iter().enumerate() {
+        let pidfd = watched.process().pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
+        tokio::spawn(tell_when_over(pidfd, index, exited.clone()));
+    }
+    let begin = Instant::now();
+    let interval = session.options.interval;
+    let mut reports = interval_at(begin + interval, interval);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let deadline = session.options.duration.map(|duration| begin + duration);
+    let over = async move {
+        match deadline {
+            Some(deadline) => sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(over);
+
+    let end = loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break End::Asked,
+            _ = terminate.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGTERM); break End::Asked }
+            _ = hangup.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGHUP); break End::Asked }
+            Some(index) = exits.recv() => {
+                let how = how_it_ended(&mut session, index, started.as_mut());
+                session.watched[index].end(how);
+                if session.watched.iter().all(|watched| watched.has_ended()) {
+                    break End::AllExited;
+                }
+            }
+            () = &mut over => break End::DurationOver,
+            _ = reports.tick() => {
+                for index in 0..session.watched.len() {
+                    if !session.watched[index].has_ended() {
+                        session.look(index)?;
+                    }
+                }
+                if session.report(Occasion::Interval)? == Reader::Gone {
+                    break End::ReaderGone;
+                }
+            }
+            ready = events.readable_mut() => {
+                let mut ready = ready?;
+                let mut messages = Vec::new();
+                let ring = ready.get_inner_mut();
+                while messages.len() < EVENTS_AT_ONCE {
+                    let Some(record) = ring.next() else { break };
+                    messages.extend(decode::message(&record));
+                }
+                if messages.len() < EVENTS_AT_ONCE {
+                    ready.clear_ready();
+                }
+                for message in messages {
+                    session.handle(message)?;
+                }
+            }
+        }
+    };
+    // A second Ctrl-C need not wait for the last report.
+    drop((interrupt, terminate, hangup));
+    signals::restore_defaults();
+    if let Some(logger) = logger {
+        logger.abort();
+    }
+    while let Some(record) = events.get_mut().next() {
+        if let Some(message) = decode::message(&record) {
+            session.handle(message)?;
+        }
+    }
+    match end {
+        End::ReaderGone => session.detach(),
+        End::AllExited | End::Asked | End::DurationOver => {
+            session.report(Occasion::End)?;
+        }
+    }
+    drop(session);
+    match started.as_mut() {
+        Some(started) => Ok(exit_code(started.wait().context("failed to wait for the program")?)),
+        None => Ok(0),
+    }
+}
+
+/// Waits for a process's end.
+async fn tell_when_over(pidfd: OwnedFd, index: usize, exited: mpsc::UnboundedSender<usize>) {
+    if let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE)
+        && pidfd.readable().await.is_ok()
+    {
+        // The receiver is gone only when the session is.
+        let _ = exited.send(index);
+    }
+}
+
+/// How a process ended, where that can be known: only its parent is told.
+fn how_it_ended(session: &mut Session, index: usize, started: Option<&mut Started>) -> Option<String> {
+    let started = started.filter(|started| started.pid() == session.watched[index].pid())?;
+    started.try_wait().ok().flatten().map(|status| status.to_string())
+}
+
+/// Passes a signal on to the program that leakprobe started; Ctrl-C reaches it by the terminal.
+fn forward(started: Option<&Started>, signal: nix::sys::signal::Signal) {
+    if let Some(started) = started
+        && let Ok(pid) = i32::try_from(started.pid())
+    {
+        // It may have ended meanwhile.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    }
+}
+
+/// Prints what the BPF programs say with `--verbose`.
+fn read_diagnostics(session: &mut Session) -> Result<tokio::task::JoinHandle<()>> {
+    // A second call in one process finds the logger set.
+    let _ = env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Warn)
+        .filter_module("leakprobe", log::LevelFilter::Debug)
+        .try_init();
+    let logger = EbpfLogger::init(&mut session.loaded.ebpf).context("failed to read the BPF programs' diagnostics")?;
+    let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)?;
+    Ok(tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }))
+}

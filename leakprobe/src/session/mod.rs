@@ -1,0 +1,234 @@
+//! One run: from options to the last report.
+
+mod assemble;
+mod follow;
+mod output;
+mod watched;
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{MapData, RingBuf};
+
+use self::{output::Output, watched::Watched};
+use crate::{
+    analysis::{balance::OwnCounts, sites::Analyst, warnings},
+    cli::{Options, Placement, Subject},
+    drain::decode::Message,
+    lifetime::ranges::Ranges,
+    probe::{
+        assign::Freedom,
+        attach, features,
+        load::{self, Loaded, Settings},
+        maps::Maps,
+    },
+    report::model::Warning,
+    symbolize::Symbolizer,
+    sys::{bpf, clock},
+    target::{object::ObjectCache, process::Process},
+};
+
+/// What goes into a session besides its options.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun {
+    /// When the program began, for the time that attaching took.
+    pub at: Instant,
+}
+
+/// A running session.
+pub struct Session {
+    options: Options,
+    loaded: Loaded,
+    maps: Maps,
+    events: Option<RingBuf<MapData>>,
+    watched: Vec<Watched>,
+    objects: ObjectCache,
+    symbolizer: Symbolizer,
+    analyst: Analyst,
+    ranges: Option<Ranges>,
+    range_links: Vec<crate::probe::ranges::RangeLink>,
+    own: OwnCounts,
+    output: Output,
+    notes: Vec<Warning>,
+    started_ns: u64,
+    last_report_ns: u64,
+    reports: u64,
+}
+
+impl Session {
+    /// Checks the machine, opens the output, and loads the BPF programs; nothing is probed yet.
+    pub fn prepare(options: Options) -> Result<Self> {
+        if let Some(refusal) = features::refusal_here() {
+            bail!(refusal);
+        }
+        let output = Output::open(&options)?;
+        let settings = Settings {
+            min_size: options.min_size.unwrap_or(0),
+            max_size: options.max_size.unwrap_or(u64::MAX),
+            max_blocks: options.max_blocks,
+            max_stacks: options.max_stacks,
+            diagnostics: options.verbose,
+            floor: options.placement == Placement::Floor,
+        };
+        let mut loaded = load::load(&settings, features::mechanism())?;
+        let (maps, events) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
+        let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
+        let now = clock::monotonic_ns();
+        Ok(Self {
+            options,
+            loaded,
+            maps,
+            events: Some(events),
+            watched: Vec::new(),
+            objects: ObjectCache::new(),
+            symbolizer: Symbolizer::new(),
+            analyst: Analyst::new(now),
+            ranges,
+            range_links: Vec::new(),
+            own: OwnCounts::default(),
+            output,
+            notes: Vec::new(),
+            started_ns: now,
+            last_report_ns: now,
+            reports: 0,
+        })
+    }
+
+    /// Takes a process in: checks it and makes it a target. Its probes follow by [`Session::look`].
+    pub fn watch(&mut self, process: Process) -> Result<()> {
+        if let Some(refusal) = watched::seccomp_refusal(&process)? {
+            if !self.options.allow_return_probes_under_seccomp {
+                bail!(refusal);
+            }
+            self.notes.push(Warning { kind: "seccomp".into(), text: refusal });
+        }
+        self.maps.add_target(process.pid())?;
+        self.watched.push(Watched::new(process)?);
+        Ok(())
+    }
+
+    /// Looks at what a process has mapped, and probes the allocators that are new. Returns whether the
+    /// process is still there to be looked at.
+    pub fn look(&mut self, index: usize) -> Result<bool> {
+        let freedom = match self.options.placement {
+            Placement::Symbol => Freedom::Symbol,
+            Placement::Auto | Placement::Floor => Freedom::Best,
+        };
+        let floor = self.options.placement == Placement::Floor;
+        let watched = &mut self.watched[index];
+        let Some(found) = watched.scan(&mut self.objects)? else { return Ok(false) };
+        self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
+        for object in found {
+            watched.probe(&mut self.loaded, &object, freedom, floor)?;
+        }
+        Ok(true)
+    }
+
+    /// Probes are in place: from now on time counts.
+    pub fn begin(&mut self, begun: Begun) -> Result<()> {
+        if self.options.mmap {
+            self.range_links = crate::probe::ranges::attach(&mut self.loaded.ebpf)?;
+        }
+        let now = clock::monotonic_ns();
+        (self.started_ns, self.last_report_ns, self.analyst) = (now, now, Analyst::new(now));
+        eprintln!("{}", self.in_place(begun.at.elapsed()));
+        Ok(())
+    }
+
+    fn in_place(&self, took: Duration) -> String {
+        let names: Vec<String> = self.watched.iter().map(Watched::label).collect();
+        let probes: usize = self.watched.iter().map(|watched| watched.probes().len()).sum();
+        let objects: usize = self.watched.iter().map(Watched::probed_objects).sum();
+        format!(
+            "leakprobe: probes in place in {} ({probes} functions in {objects} object{}, {} ms from start)",
+            names.join(", "),
+            if objects == 1 { "" } else { "s" },
+            took.as_millis()
+        )
+    }
+
+    /// Takes in one record of the ring buffer.
+    fn handle(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::NewStack { tgid, stack } => {
+                let Some(index) = self.index_of(tgid) else { return Ok(()) };
+                if let Some(stack) = self.maps.stack(stack)
+                    && self.watched[index].wants_to_look(&stack)
+                {
+                    self.look(index)?;
+                }
+            }
+            Message::Exec { tgid, generation, .. } => {
+                let Some(index) = self.index_of(tgid) else { return Ok(()) };
+                self.watched[index].exec(generation);
+                self.own.exec_dropped += self.maps.forget_older_programs(tgid, generation)?;
+                if let Some(ranges) = &mut self.ranges {
+                    ranges.forget(tgid);
+                }
+                self.look(index)?;
+            }
+            Message::Range(operation, event) => {
+                if let Some(ranges) = &mut self.ranges {
+                    ranges.apply(operation, &event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn index_of(&self, tgid: u32) -> Option<usize> {
+        self.watched.iter().position(|watched| watched.pid() == tgid)
+    }
+
+    /// Takes all probes out.
+    fn detach(&mut self) {
+        self.own.recursion_misses = self.recursion_misses();
+        self.range_links.clear();
+        attach::detach(self.watched.iter_mut().flat_map(Watched::take_attachments).collect());
+    }
+
+    fn recursion_misses(&self) -> Vec<(String, u64)> {
+        let Some(programs) = &self.loaded.multi else { return Vec::new() };
+        let misses = |name: &str, program: BorrowedFd<'_>| {
+            (name.to_owned(), bpf::recursion_misses(program).unwrap_or_default())
+        };
+        vec![
+            misses("allocate_enter", programs.allocate_enter.as_fd()),
+            misses("allocate_return", programs.allocate_return.as_fd()),
+            misses("free_enter", programs.free_enter.as_fd()),
+        ]
+    }
+
+    /// What limits the report, most important first.
+    fn warnings(&self, counters: &crate::drain::snapshot::Counters) -> Vec<Warning> {
+        let mut all = warnings::from_counters(counters, self.options.max_blocks, self.options.max_stacks);
+        all.extend(self.notes.iter().cloned());
+        all.extend(self.watched.iter().flat_map(Watched::warnings));
+        all
+    }
+}
+
+/// Runs a session over running processes.
+pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
+    let Subject::Pids(pids) = options.subject.clone() else { bail!("no process was named") };
+    let mut session = Session::prepare(options)?;
+    for pid in pids {
+        session.watch(Process::open(pid)?)?;
+    }
+    for index in 0..session.watched.len() {
+        if !session.look(index)? {
+            bail!("process {} ended while it was being looked at", session.watched[index].pid());
+        }
+        session.watched[index].require_allocator()?;
+    }
+    session.begin(begun)?;
+    follow::block_on(session, None).context("failed to follow the session").map(drop)
+}
+
+/// Machine's page size, bytes.
+fn page_bytes() -> u64 {
+    procfs::page_size()
+}

@@ -1,0 +1,295 @@
+//! One process of a session: what is known of it, and its probes.
+
+use std::{
+    collections::HashMap,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use leakprobe_common::Stack;
+
+use crate::{
+    probe::{
+        assign::{self, Freedom},
+        attach::{self, Attachment},
+        features,
+        load::Loaded,
+        plan::Arch,
+    },
+    report::model::{Gauge, Process as ProcessRow, ProbeRow, ProcessState, Warning},
+    target::{
+        discovery::{Discovery, FoundObject},
+        family::FAMILIES,
+        object::{ObjectCache, read_address_space},
+        process::{Process, Vitals},
+        seccomp,
+        space::{AddressSpace, Backing},
+    },
+};
+
+/// Reading a process's maps holds a lock that its own mmap and munmap need: not more often than this.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// A process being profiled.
+pub struct Watched {
+    process: Process,
+    name: String,
+    command_line: Vec<String>,
+    start: Vitals,
+    last: Vitals,
+    ended: Option<Option<String>>,
+    generation: u32,
+    /// By generation: what was ever mapped during it.
+    spaces: HashMap<u32, AddressSpace>,
+    looked: Option<Instant>,
+    discovery: Discovery,
+    attachments: Vec<Attachment>,
+    probes: Vec<ProbeRow>,
+    trampoline: u64,
+    cut: Option<String>,
+    failures: Vec<String>,
+}
+
+impl Watched {
+    /// Reads what the process uses now, to compare with later.
+    pub fn new(process: Process) -> Result<Self> {
+        let pid = process.pid();
+        let vitals = process.vitals().with_context(|| format!("failed to read the state of process {pid}"))?;
+        let command_line = process
+            .command_line()
+            .with_context(|| format!("failed to read the command line of process {pid}"))?;
+        Ok(Self {
+            name: vitals.name.clone(),
+            command_line,
+            start: vitals.clone(),
+            last: vitals,
+            ended: None,
+            generation: 0,
+            spaces: HashMap::new(),
+            looked: None,
+            discovery: Discovery::new(FAMILIES),
+            attachments: Vec::new(),
+            probes: Vec::new(),
+            trampoline: 0,
+            cut: None,
+            failures: Vec::new(),
+            process,
+        })
+    }
+
+    /// Process number.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The process itself.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// `1298 (redis-server)`, escaped.
+    pub fn label(&self) -> String {
+        format!("{} ({})", self.pid(), crate::report::escape::escape(&self.name))
+    }
+
+    /// Where each probe went.
+    pub fn probes(&self) -> &[ProbeRow] {
+        &self.probes
+    }
+
+    /// In how many objects there are probes.
+    pub fn probed_objects(&self) -> usize {
+        self.attachments.len()
+    }
+
+    /// Address of the page of return-probe trampolines, or 0 while there is none.
+    pub fn trampoline(&self) -> u64 {
+        self.trampoline
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Notes that it has ended, and how, where that is known.
+    pub fn end(&mut self, how: Option<String>) {
+        self.ended = Some(how);
+    }
+
+    /// Notes that it runs another program now.
+    pub fn exec(&mut self, generation: u32) {
+        self.generation = generation;
+        self.looked = None;
+    }
+
+    /// Reads its mappings and returns the allocators that are new; `None` when it has ended.
+    pub fn scan(&mut self, objects: &mut ObjectCache) -> Result<Option<Vec<FoundObject>>> {
+        self.looked = Some(Instant::now());
+        let scan = match read_address_space(&self.process, objects) {
+            Ok(scan) => scan,
+            Err(_) if self.process.has_ended().unwrap_or(true) => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("failed to read the mappings of process {}", self.pid()));
+            }
+        };
+        self.cut = scan.cut;
+        self.trampoline = scan
+            .space
+            .mappings
+            .iter()
+            .find(|mapping| matches!(&mapping.backing, Backing::Named(name) if name == "[uprobes]"))
+            .map_or(0, |mapping| mapping.start);
+        let found = self.discovery.search(&scan.space).to_vec();
+        self.spaces.entry(self.generation).or_default().merge(scan.space);
+        Ok(Some(found))
+    }
+
+    /// Whether a new stack has a frame in no known mapping, and it is time to look again.
+    pub fn wants_to_look(&self, stack: &Stack) -> bool {
+        let recently = self.looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS);
+        if recently || stack.generation != self.generation || self.has_ended() {
+            return false;
+        }
+        let Some(space) = self.spaces.get(&self.generation) else { return true };
+        let frames = stack.frames.iter().take(stack.len as usize);
+        frames.clone().any(|&address| space.find(address).is_none())
+    }
+
+    /// Puts probes into an object.
+    pub fn probe(
+        &mut self,
+        loaded: &mut Loaded,
+        found: &FoundObject,
+        freedom: Freedom,
+        floor: bool,
+    ) -> Result<()> {
+        let pid = self.pid();
+        let Ok(file) = &found.object.file else { return Ok(()) };
+        let (probes, rows): (Vec<_>, Vec<_>) = assign::assign(pid, found, freedom).into_iter().unzip();
+        match attach::attach(loaded, floor, file.as_fd(), pid, &probes) {
+            Ok(attachment) => {
+                self.attachments.push(attachment);
+                self.probes.extend(rows);
+                Ok(())
+            }
+            Err(error) => {
+                let ended = self.process.has_ended().unwrap_or(true);
+                let points: Vec<String> =
+                    rows.iter().map(|row| format!("{}+{}", row.symbols[0], row.symbol_offset)).collect();
+                let object = crate::report::escape::escape(&found.object.path.to_string_lossy()).into_owned();
+                let what = format!(
+                    "failed to attach uprobes {} in {object} of process {pid}{}",
+                    points.join(", "),
+                    if ended { ": the process has ended meanwhile" } else { "" },
+                );
+                if self.attachments.is_empty() {
+                    return Err(if ended { anyhow::anyhow!(what) } else { error.context(what) });
+                }
+                // Another allocator of this process is probed: go on, and say so.
+                self.failures.push(format!("{what}: {error:#}; its blocks are not recorded"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses a process in which nothing can be probed.
+    pub fn require_allocator(&self) -> Result<()> {
+        if self.attachments.is_empty() {
+            bail!(self.discovery.nothing_found(self.pid()));
+        }
+        Ok(())
+    }
+
+    /// Takes the probes out of its keeping, to be detached.
+    pub fn take_attachments(&mut self) -> Vec<Attachment> {
+        std::mem::take(&mut self.attachments)
+    }
+
+    /// What was mapped in a generation.
+    pub fn space(&self, generation: u32) -> Option<&AddressSpace> {
+        self.spaces.get(&generation)
+    }
+
+    /// Its row in the report's head, after one more look at what it uses.
+    pub fn row(&mut self) -> ProcessRow {
+        if let Ok(vitals) = self.process.vitals() {
+            self.name.clone_from(&vitals.name);
+            self.last = vitals;
+        }
+        if let Ok(command_line) = self.process.command_line()
+            && !command_line.is_empty()
+        {
+            self.command_line = command_line;
+        }
+        let gauge = |of: fn(&Vitals) -> u64| {
+            let (now, start) = (of(&self.last), of(&self.start));
+            Some(Gauge { now, change: now.cast_signed().wrapping_sub(start.cast_signed()) })
+        };
+        ProcessRow {
+            pid: self.pid(),
+            name: self.name.clone(),
+            command_line: self.command_line.clone(),
+            state: match &self.ended {
+                None => ProcessState::Running,
+                Some(how) => ProcessState::Exited(how.clone()),
+            },
+            programs: self.generation + 1,
+            vm_size_bytes: gauge(|vitals| vitals.vm_size_bytes),
+            vm_rss_bytes: gauge(|vitals| vitals.vm_rss_bytes),
+            vm_data_bytes: gauge(|vitals| vitals.vm_data_bytes),
+            threads: gauge(|vitals| vitals.threads),
+            open_files: match (self.last.open_files, self.start.open_files) {
+                (Some(now), Some(start)) => {
+                    Some(Gauge { now, change: now.cast_signed().wrapping_sub(start.cast_signed()) })
+                }
+                _ => None,
+            },
+        }
+    }
+
+    /// What limits what is known of it.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let warning = |kind: &str, text: String| Warning { kind: kind.to_owned(), text };
+        let mut warnings = Vec::new();
+        for failure in &self.failures {
+            warnings.push(warning("probes_missing", failure.clone()));
+        }
+        if self.attachments.is_empty() && self.probes.is_empty() {
+            warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
+        }
+        for found in self.discovery.objects.iter().filter(|found| !found.family.known) {
+            let object = crate::report::escape::escape(&found.object.path.to_string_lossy()).into_owned();
+            let text = format!(
+                "{object} is an allocator that leakprobe does not know: it is assumed to behave as the C standard \
+                 says; distrust its numbers if they look odd"
+            );
+            warnings.push(warning("unknown_allocator", text));
+        }
+        for probe in self.probes.iter().filter(|probe| probe.single_stepped) {
+            let text = format!(
+                "the probe on {} of process {} is slow: the kernel single-steps {} ({})",
+                probe.symbols[0],
+                probe.pid,
+                probe.instruction,
+                probe.reason.as_deref().unwrap_or("no better instruction")
+            );
+            warnings.push(warning("slow_probe", text));
+        }
+        if let Some(cut) = &self.cut {
+            warnings.push(warning("mappings_cut", format!("process {}: {cut}", self.pid())));
+        }
+        warnings
+    }
+}
+
+/// Why return probes would endanger a process; `None` when they do not.
+pub fn seccomp_refusal(process: &Process) -> Result<Option<String>> {
+    let pid = process.pid();
+    let mode =
+        process.seccomp().with_context(|| format!("failed to read the seccomp mode of process {pid}"))?;
+    let arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
+    Ok(seccomp::return_probe_hazard(mode, &features::release(), arch)
+        .map(|hazard| hazard.refusal(pid, &process.name().unwrap_or_default())))
+}
