@@ -1,0 +1,312 @@
+//! Finding an allocator's functions in an object's symbol tables.
+//!
+//! A table is searched in two passes, each over a stream of chunks: first the names, for those of the
+//! families (linkers store `malloc` as the tail of `__libc_malloc`, so any position may be one); then the
+//! symbols, for those whose name is at one of these positions. Nothing is kept but the hits.
+
+use object::{
+    LittleEndian as LE,
+    elf::{SHN_ABS, SHN_UNDEF, STB_LOCAL, STT_FUNC, Sym64},
+    pod::from_bytes,
+};
+
+use super::{
+    elf::{CHUNK, Elf, MAX_STRINGS, MAX_SYMBOLS, ObjectError, ReadAt, Table, stream},
+    family::{Family, NOT_ALLOCATORS, Role, wanted_names},
+};
+use crate::probe::plan::{Arch, Request};
+
+/// Bytes of code kept of a function, for placing its probe.
+pub const MAX_CODE: u64 = 4096;
+/// Hits in one table; a real one has about 30, and a hostile one could have any number.
+const MAX_HITS: usize = 4096;
+
+/// A function that is to be probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its names in the family's table, sorted: all that share this address.
+    pub symbols: Vec<&'static str>,
+    /// What it does, and with which arguments.
+    pub role: Role,
+    /// Instruction set of `code`.
+    pub arch: Arch,
+    /// Virtual address as the object's own symbol table counts.
+    pub address: u64,
+    /// Offset of its first byte in the object's file.
+    pub file_offset: u64,
+    /// Bytes of it, as its symbol says; 0 when the symbol doesn't.
+    pub size: u64,
+    /// Its code from the first byte on; at most [`MAX_CODE`] bytes, and none that belong to the next symbol
+    /// or lie outside of its segment.
+    pub code: Vec<u8>,
+}
+
+impl Function {
+    /// What the search for a place to probe wants to know.
+    /// `arguments` is [`Role::arguments`] of [`Function::role`].
+    pub fn request<'a>(&'a self, arguments: &'a [u8]) -> Request<'a> {
+        Request {
+            arch: self.arch,
+            code: &self.code,
+            address: self.address,
+            arguments,
+            returns: self.role.returns(),
+            null_may_leave: self.role.null_may_leave(),
+        }
+    }
+}
+
+/// What an object was found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// An allocator: its family's index in the table searched for, and its functions in the order in which
+    /// probes must be attached (frees first), then by offset.
+    Allocator {
+        /// Index of the family.
+        family: usize,
+        /// At least one.
+        functions: Vec<Function>,
+    },
+    /// No allocator, and why.
+    Nothing(Nothing),
+}
+
+/// Why there is no allocator in an object that could be searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    /// It defines no `malloc` and `free`: the ordinary object.
+    NoAllocator,
+    /// It has no symbol table left.
+    Stripped,
+    /// It defines them and is known to be nobody's allocator.
+    NotOne(&'static str),
+}
+
+impl std::fmt::Display for Nothing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoAllocator => f.write_str("defines no malloc and free"),
+            Self::Stripped => f.write_str(
+                "stripped: it has no symbol table, so a statically linked malloc in it has no name",
+            ),
+            Self::NotOne(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A defined function with a wanted name.
+#[derive(Clone, Copy, Debug)]
+struct Hit {
+    name: &'static str,
+    address: u64,
+    size: u64,
+    /// Whether it is a function that can be probed; a mark that is data only tells what the object is.
+    function: bool,
+}
+
+/// Searches an object for the functions of one of `families`, first in its dynamic symbols, and, when they
+/// name no family, in its full symbol table (a static executable has nothing else).
+///
+/// # Errors
+/// When it is no object for this machine, is damaged, exceeds the bounds in [`super::elf`], or can't be read.
+pub fn find_functions<R: ReadAt + ?Sized>(file: &R, families: &[Family]) -> Result<Found, ObjectError> {
+    let elf = Elf::parse(file)?;
+    let names = wanted_names(families);
+    let dynamic = elf.dynamic_symbols()?;
+    let mut searched = false;
+    if let Some(table) = dynamic {
+        searched |= table.count > 1;
+        if let Some(found) = search(&elf, table, &names, families)? {
+            return Ok(found);
+        }
+    }
+    // Debuggers' tables may be damaged or missing without harm to the program.
+    if let Some(table) = elf.full_symbols()? {
+        searched |= table.count > 1;
+        if let Some(found) = search(&elf, table, &names, families)? {
+            return Ok(found);
+        }
+    }
+    Ok(Found::Nothing(if searched { Nothing::NoAllocator } else { Nothing::Stripped }))
+}
+
+fn search<R: ReadAt + ?Sized>(
+    elf: &Elf<'_, R>,
+    table: Table,
+    names: &[&'static str],
+    families: &[Family],
+) -> Result<Option<Found>, ObjectError> {
+    if table.count > MAX_SYMBOLS {
+        return Err(ObjectError::TooLarge("more than 16777216 symbols"));
+    }
+    if table.strings_len > MAX_STRINGS {
+        return Err(ObjectError::TooLarge("more than 512 MiB of symbol names"));
+    }
+    let positions = find_names(elf.file, table, names)?;
+    let hits = find_hits(elf.file, table, &positions)?;
+    let defines = |name: &str| hits.iter().any(|h| h.name == name);
+    let Some(family) = families.iter().position(|f| f.recognised_by.iter().all(|name| defines(name))) else {
+        return Ok(None);
+    };
+    if let Some((_, why)) = NOT_ALLOCATORS.iter().find(|(mark, _)| defines(mark)) {
+        return Ok(Some(Found::Nothing(Nothing::NotOne(why))));
+    }
+    let functions = functions(elf, table, &hits, &families[family])?;
+    Ok((!functions.is_empty()).then_some(Found::Allocator { family, functions }))
+}
+
+/// Positions of the wanted names in the table's strings, ascending.
+fn find_names<R: ReadAt + ?Sized>(
+    file: &R,
+    table: Table,
+    names: &[&'static str],
+) -> Result<Vec<(u32, &'static str)>, ObjectError> {
+    let longest = names.iter().map(|n| n.len()).max().unwrap_or(0);
+    let mut last_bytes = [false; 256];
+    names.iter().filter_map(|n| n.as_bytes().last()).for_each(|&b| last_bytes[usize::from(b)] = true);
+
+    let mut hits: Vec<(u32, &'static str)> = Vec::new();
+    let mut window: Vec<u8> = Vec::with_capacity(longest + CHUNK);
+    let mut window_start = 0; // position of window[0] in the strings
+    let mut too_many = false;
+    stream(file, table.strings, table.strings_len, |chunk| {
+        // The end of the chunk before stays in front: a name may lie across.
+        let keep = window.len().min(longest);
+        window_start += (window.len() - keep) as u64;
+        window.drain(..window.len() - keep);
+        let fresh = window.len();
+        window.extend_from_slice(chunk);
+        let mut end = fresh;
+        while let Some(n) = window[end..].iter().position(|&b| b == 0) {
+            end += n;
+            if end > 0 && last_bytes[usize::from(window[end - 1])] {
+                for name in names.iter().filter(|name| window[..end].ends_with(name.as_bytes())) {
+                    // MAX_STRINGS is below 4 GiB.
+                    hits.push(((window_start + (end - name.len()) as u64) as u32, name));
+                }
+            }
+            end += 1;
+        }
+        too_many = hits.len() > MAX_HITS;
+        !too_many
+    })?;
+    if too_many {
+        return Err(ObjectError::Damaged("thousands of symbol names that are an allocator's"));
+    }
+    hits.sort_unstable();
+    Ok(hits)
+}
+
+/// The defined global symbols at these positions. Local ones are left out: a program's own `static void
+/// free()` is nobody's allocator.
+fn find_hits<R: ReadAt + ?Sized>(
+    file: &R,
+    table: Table,
+    positions: &[(u32, &'static str)],
+) -> Result<Vec<Hit>, ObjectError> {
+    let mut hits = Vec::new();
+    let mut too_many = false;
+    if positions.is_empty() {
+        return Ok(hits);
+    }
+    each_symbol(file, table, |symbol| {
+        if !is_defined(symbol) || symbol.st_info >> 4 == STB_LOCAL {
+            return true;
+        }
+        let Ok(at) = positions.binary_search_by_key(&symbol.st_name.get(LE), |&(position, _)| position)
+        else {
+            return true;
+        };
+        // Not STT_GNU_IFUNC: its address that of the resolver, which runs once and allocates nothing.
+        let function = symbol.st_info & 0xf == STT_FUNC;
+        let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
+        hits.push(Hit { name: positions[at].1, address, size, function });
+        too_many = hits.len() > MAX_HITS;
+        !too_many
+    })?;
+    if too_many { Err(ObjectError::Damaged("thousands of allocator functions")) } else { Ok(hits) }
+}
+
+fn is_defined(symbol: &Sym64<LE>) -> bool {
+    !matches!(symbol.st_shndx.get(LE), SHN_UNDEF | SHN_ABS) && symbol.st_value.get(LE) != 0
+}
+
+fn each_symbol<R: ReadAt + ?Sized>(
+    file: &R,
+    table: Table,
+    mut visit: impl FnMut(&Sym64<LE>) -> bool,
+) -> Result<(), ObjectError> {
+    let size = size_of::<Sym64<LE>>();
+    stream(file, table.symbols, table.count * size as u64, |chunk| {
+        chunk
+            .chunks_exact(size)
+            .filter_map(|b| from_bytes::<Sym64<LE>>(b).ok())
+            .all(|(symbol, _)| visit(symbol))
+    })
+}
+
+fn functions<R: ReadAt + ?Sized>(
+    elf: &Elf<'_, R>,
+    table: Table,
+    hits: &[Hit],
+    family: &Family,
+) -> Result<Vec<Function>, ObjectError> {
+    let mut functions: Vec<Function> = Vec::new();
+    // In the family's order: where names share an address, the first one's role counts.
+    for &(name, role) in family.functions {
+        for hit in hits.iter().filter(|h| h.function && h.name == name) {
+            let Some((file_offset, _)) = elf.code_offset(hit.address) else { continue };
+            match functions.iter_mut().find(|f| f.file_offset == file_offset) {
+                Some(known) => {
+                    known.size = known.size.max(hit.size);
+                    known.symbols.push(name);
+                }
+                None => functions.push(Function {
+                    symbols: vec![name],
+                    role,
+                    arch: elf.arch,
+                    address: hit.address,
+                    file_offset,
+                    size: hit.size,
+                    code: Vec::new(),
+                }),
+            }
+        }
+    }
+    let ends = code_ends(elf.file, table, &functions)?;
+    for (function, end) in functions.iter_mut().zip(ends) {
+        function.symbols.sort_unstable();
+        function.symbols.dedup();
+        let segment = elf.code_offset(function.address).map_or(0, |(_, rest)| rest);
+        let mut code = vec![0; segment.min(end - function.address).min(MAX_CODE) as usize];
+        let n = elf.file.read_at(&mut code, function.file_offset)?;
+        code.truncate(n);
+        function.code = code;
+    }
+    functions.retain(|f| !f.code.is_empty());
+    functions.sort_by_key(|f| (f.role.attach_rank(), f.file_offset));
+    Ok(functions)
+}
+
+/// Where each function's code ends at the latest: by its own size, or, for symbols without one (hand-written
+/// assembly), at the next symbol.
+fn code_ends<R: ReadAt + ?Sized>(
+    file: &R,
+    table: Table,
+    functions: &[Function],
+) -> Result<Vec<u64>, ObjectError> {
+    let end = |f: &Function| if f.size > 0 { f.address.saturating_add(f.size) } else { u64::MAX };
+    let mut ends: Vec<u64> = functions.iter().map(end).collect();
+    if functions.iter().any(|f| f.size == 0) {
+        each_symbol(file, table, |symbol| {
+            let value = symbol.st_value.get(LE);
+            for (function, end) in functions.iter().zip(&mut ends) {
+                if function.size == 0 && is_defined(symbol) && value > function.address {
+                    *end = (*end).min(value);
+                }
+            }
+            true
+        })?;
+    }
+    Ok(ends)
+}
