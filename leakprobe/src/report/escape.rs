@@ -46,11 +46,7 @@ fn push_code(out: &mut String, c: char) {
 /// overrides of direction, zero-width spaces and joiners, variation selectors, tags and combining marks
 /// (whose number on one letter nothing bounds), and the two separators that break lines.
 fn is_harmless(c: char) -> bool {
-    matches!(c.width(), Some(1..)) && !is_directional(c) && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{ad}')
-}
-
-fn is_directional(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(c.width(), Some(1..)) && !matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// Bytes that should be UTF-8, as text: what is not is written `\xff`, everything else is left alone.

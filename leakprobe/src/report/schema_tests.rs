@@ -134,12 +134,14 @@ fn strings_are_whole_but_bounded_and_control_characters_escaped() {
 fn too_many_arguments_and_numbers_without_end_do_not_get_through() {
     let mut report = sample::everyday();
     report.processes[0].command_line = vec!["a".to_owned(); MAX_ARGUMENTS + 1];
+    report.processes[0].name = "x".repeat(MAX_CHARS + 1);
     report.elapsed_seconds = f64::NAN;
     report.totals.growth_bytes_per_minute = f64::INFINITY;
     report.sites[0].growth_bytes_per_minute = f64::NEG_INFINITY;
     report.sites[0].median_seconds = f64::NAN;
     let read: Report = serde_json::from_str(&json(&report).unwrap()).unwrap();
     assert_eq!(read.processes[0].command_line.len(), MAX_ARGUMENTS);
+    assert_eq!(read.processes[0].name.chars().count(), MAX_CHARS);
     let site = &read.sites[0];
     assert_eq!(
         [

@@ -81,8 +81,9 @@ impl Decimal {
 
     /// The number times `unit`, rounded down.
     fn times(&self, unit: u64) -> u128 {
-        // whole < 10^20 < 2^67 and unit < 2^64 could pass 2^128 together; fraction < 10^18 cannot.
-        self.whole.saturating_mul(unit.into()).saturating_add(self.fraction * u128::from(unit) / self.scale)
+        // No unit is above 2^60 and `whole` is below 10^20, so that the product is below 2^127.
+        let unit = u128::from(unit);
+        self.whole * unit + self.fraction * unit / self.scale
     }
 }
 
