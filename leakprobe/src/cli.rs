@@ -1,1 +1,221 @@
-//! The command line.
+//! The command line: what a user can ask for, as [`Options`].
+
+mod args;
+#[cfg(test)]
+mod tests;
+
+use crate::report::units::duration;
+use args::{Cli, Mode};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What the program was called to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// Profile something.
+    Profile(Options),
+    /// Be the small leaking program that `leakprobe demo` profiles.
+    DemoVictim,
+}
+
+/// What is profiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Running processes; each once, at least one.
+    Pids(Vec<u32>),
+    /// A program to start, with its arguments; at least one word.
+    Command(Vec<OsString>),
+    /// The built-in leaking program.
+    Demo,
+}
+
+/// Form of the reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line; docs/report-schema.md documents it.
+    Json,
+}
+
+/// Where in an allocator function its probe goes; other ways than [`Placement::Auto`] are for benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Placement {
+    /// At an instruction that the kernel emulates, where there is one.
+    Auto,
+    /// At the symbol, whatever that costs.
+    Symbol,
+    /// As [`Placement::Auto`], with programs that do nothing: the cost that no profiler can undercut.
+    Floor,
+}
+
+/// Where the reports go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output.
+    Stdout,
+    /// Standard error: standard output belongs to the program that was started.
+    Stderr,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Everything that a profiling run can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// What is profiled.
+    pub subject: Subject,
+    /// Time from report to report; at least [`MIN_INTERVAL`].
+    pub interval: Duration,
+    /// When to end by itself; above 0.
+    pub duration: Option<Duration>,
+    /// The age of a survivor; see [`Options::older_after`] where none was given.
+    pub older: Option<Duration>,
+    /// Sites shown; at least 1.
+    pub top: usize,
+    /// Smallest blocks recorded, bytes.
+    pub min_size: Option<u64>,
+    /// Largest blocks recorded, bytes; not below `min_size`.
+    pub max_size: Option<u64>,
+    /// Outstanding blocks that there is room for; at least 1.
+    pub max_blocks: u32,
+    /// Distinct stacks that there is room for; at least 1.
+    pub max_stacks: u32,
+    /// Whether ranges of the address space are profiled too.
+    pub mmap: bool,
+    /// Form of the reports.
+    pub format: Format,
+    /// File for the reports; see [`Options::destination`].
+    pub output: Option<PathBuf>,
+    /// Whether the report shows the whole ledger and the probes, and diagnostics are on.
+    pub verbose: bool,
+    /// Whether the danger of return probes to a target with a seccomp filter is accepted.
+    pub allow_return_probes_under_seccomp: bool,
+    /// Where probes go.
+    pub placement: Placement,
+}
+
+/// The shortest time from report to report.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The longest age of a survivor that is taken by default.
+pub const MAX_DEFAULT_OLDER: Duration = Duration::from_secs(30);
+
+impl Options {
+    /// The age that makes a survivor after watching for `elapsed`: as asked for, or half of that time, at
+    /// most [`MAX_DEFAULT_OLDER`].
+    pub fn older_after(&self, elapsed: Duration) -> Duration {
+        self.older.unwrap_or_else(|| (elapsed / 2).min(MAX_DEFAULT_OLDER))
+    }
+
+    /// Where the reports go: the program that leakprobe starts keeps its standard output for itself.
+    pub fn destination(&self) -> Destination {
+        match (&self.output, &self.subject) {
+            (Some(path), _) => Destination::File(path.clone()),
+            (None, Subject::Command(_)) => Destination::Stderr,
+            (None, Subject::Pids(_) | Subject::Demo) => Destination::Stdout,
+        }
+    }
+}
+
+/// Reads a command line, the program's own name first.
+///
+/// # Errors
+/// The error is for the user as it stands, `--help` and `--version` among them: print it
+/// ([`clap::Error::print`] picks the stream) and end with its [`clap::Error::exit_code`], 2 for wrong usage.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let cli = Cli::try_parse_from(words).map_err(explain_stray_word)?;
+    let subject = match (cli.mode, cli.what.pid, cli.what.command) {
+        (Some(Mode::DemoVictim), pids, command) if pids.is_empty() && command.is_empty() => {
+            return Ok(Invocation::DemoVictim);
+        }
+        (Some(Mode::Demo), pids, command) if pids.is_empty() && command.is_empty() => Subject::Demo,
+        (None, pids, command) if !pids.is_empty() && command.is_empty() => Subject::Pids(each_once(pids)),
+        (None, pids, command) if pids.is_empty() && !command.is_empty() => Subject::Command(command),
+        (None, pids, command) if pids.is_empty() && command.is_empty() => {
+            let what = "nothing to profile: give --pid PID, or -- COMMAND, or demo";
+            return Err(wrong(ErrorKind::MissingRequiredArgument, what));
+        }
+        _ => {
+            let what = "more than one thing to profile: give either --pid PID (as often as you like), or \
+                        -- COMMAND, or demo";
+            return Err(wrong(ErrorKind::ArgumentConflict, what));
+        }
+    };
+    let options = Options {
+        subject,
+        interval: cli.show.interval,
+        duration: cli.show.duration,
+        older: cli.show.older,
+        top: cli.show.top as usize,
+        min_size: cli.limits.min_size,
+        max_size: cli.limits.max_size,
+        max_blocks: cli.limits.max_blocks,
+        max_stacks: cli.limits.max_stacks,
+        mmap: cli.what.mmap,
+        format: cli.output.format,
+        output: cli.output.output,
+        verbose: cli.output.verbose,
+        allow_return_probes_under_seccomp: cli.advanced.allow_return_probes_under_seccomp,
+        placement: cli.advanced.placement,
+    };
+    check(&options)?;
+    Ok(Invocation::Profile(options))
+}
+
+/// What no option can see of itself.
+fn check(options: &Options) -> Result<(), clap::Error> {
+    if let (Some(min), Some(max)) = (options.min_size, options.max_size)
+        && min > max
+    {
+        let what = format!(
+            "--min-size ({min} bytes) is above --max-size ({max} bytes): no block can be both; exchange them or \
+             leave one out"
+        );
+        return Err(wrong(ErrorKind::ArgumentConflict, &what));
+    }
+    if let (Some(older), Some(whole)) = (options.older, options.duration)
+        && older > whole
+    {
+        let what = format!(
+            "--older ({}) is longer than --duration ({}): no block can get that old; raise --duration or lower \
+             --older",
+            duration(older.as_secs_f64()),
+            duration(whole.as_secs_f64())
+        );
+        return Err(wrong(ErrorKind::ArgumentConflict, &what));
+    }
+    Ok(())
+}
+
+/// Says what was most likely meant by a word that is neither an option nor an option's value.
+fn explain_stray_word(error: clap::Error) -> clap::Error {
+    let word = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) if !word.starts_with('-') => word,
+        _ => return error,
+    };
+    let advice = if word.bytes().all(|byte| byte.is_ascii_digit()) {
+        format!("to profile this process too, write --pid {word}")
+    } else {
+        format!("to profile a program, put -- before it: leakprobe -- {word}")
+    };
+    wrong(ErrorKind::UnknownArgument, &format!("unexpected argument '{word}'; {advice}"))
+}
+
+fn wrong(kind: ErrorKind, what: &str) -> clap::Error {
+    Cli::command().error(kind, what)
+}
+
+/// The process IDs without repetitions, in the order given.
+fn each_once(pids: Vec<u32>) -> Vec<u32> {
+    let mut once = Vec::with_capacity(pids.len());
+    for pid in pids {
+        if !once.contains(&pid) {
+            once.push(pid);
+        }
+    }
+    once
+}

@@ -4,13 +4,13 @@
 //! or a file. `docs/report-schema.md` documents the JSON form; [`SCHEMA_VERSION`] is raised when a
 //! field changes its meaning or goes away (a new field does not raise it).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version of the JSON form.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// One report: what stood at one moment of a session.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA_VERSION`].
     pub version: u32,
@@ -41,21 +41,21 @@ pub struct Report {
     /// What was hit, recorded and lost.
     pub ledger: Ledger,
     /// Where each probe was put; only with `--verbose`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeRow>,
 }
 
 /// Something that limits what the report can be trusted for: the cause, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
-    /// A stable name, such as `blocks_not_recorded`.
+    /// A stable name: a lost counter's, such as `block_map_full`, or one of its own.
     pub kind: String,
     /// One sentence: cause, then action.
     pub text: String,
 }
 
 /// A number now and its change since the start of the session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gauge {
     /// The value now.
     pub now: u64,
@@ -64,7 +64,7 @@ pub struct Gauge {
 }
 
 /// Whether a profiled process is still there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProcessState {
     /// It runs.
@@ -74,7 +74,7 @@ pub enum ProcessState {
 }
 
 /// One profiled process.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// As the host sees it.
     pub pid: u32,
@@ -99,7 +99,7 @@ pub struct Process {
 }
 
 /// Sums over all sites.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Bytes outstanding.
     pub live_bytes: u64,
@@ -124,7 +124,7 @@ pub struct Totals {
 }
 
 /// What kind of memory a site hands out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SiteKind {
     /// Blocks of an allocator (malloc and its kin).
@@ -134,7 +134,7 @@ pub enum SiteKind {
 }
 
 /// One allocating stack and what it holds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteRow {
     /// 1 for the first.
     pub rank: u32,
@@ -173,7 +173,7 @@ pub struct SiteRow {
 }
 
 /// How much of a stack is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StackQuality {
     /// Reaches the program's or the thread's start.
@@ -187,7 +187,7 @@ pub enum StackQuality {
 }
 
 /// A symbolized stack.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StackRow {
     /// 16 hexadecimal digits, stable within a session.
     pub id: String,
@@ -198,7 +198,7 @@ pub struct StackRow {
 }
 
 /// One frame. All strings come from untrusted files and are not yet escaped.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Return address in the process; the same for a frame and what was inlined into it.
     pub address: u64,
@@ -221,7 +221,7 @@ pub struct Frame {
 }
 
 /// What was hit, recorded and lost. Keys are the counters' names; each group's outcomes add up to its hits.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Calls that hand out a block.
     pub allocations: Account,
@@ -239,7 +239,7 @@ pub struct Ledger {
 }
 
 /// One balance: `hits` = the sum of `outcomes` + `in_flight`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// What came in.
     pub hits: u64,
@@ -250,7 +250,7 @@ pub struct Account {
 }
 
 /// A named count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The counter's name.
     pub name: String,
@@ -261,7 +261,7 @@ pub struct Entry {
 }
 
 /// Where a probe was put.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeRow {
     /// Process it was put into.
     pub pid: u32,

@@ -1,0 +1,214 @@
+//! The options as clap reads them and shows them in its help.
+
+use super::{Format, MIN_INTERVAL, Placement};
+use crate::report::units::{UnitError, parse_duration, parse_size};
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// No Linux process has a higher ID: PID_MAX_LIMIT of the kernel's include/linux/threads.h.
+const MAX_PID: u32 = 1 << 22;
+
+/// A map of BPF with more entries than that is refused, or takes more memory than a profiler should.
+const MAX_ENTRIES: i64 = 1 << 28;
+
+const EXAMPLES: &str = "\
+Examples:
+  A running service, until Ctrl-C:
+    sudo leakprobe --pid 1298
+  The 5 largest sites of what is older than a minute:
+    sudo leakprobe --pid 1298 \\
+      --older 1m --top 5
+  A minute of reports for a script:
+    sudo leakprobe --pid 1298 \\
+      --duration 60s --format json \\
+      --output leaks.json
+  A program from its first allocation on:
+    sudo leakprobe -- ./server --flag
+  See what a report looks like:
+    sudo leakprobe demo";
+
+/// Find the line of code that owns the memory a running process does not give back.
+///
+/// Watches the allocator of a live process from outside, with eBPF, and reports the blocks that are not
+/// given back by the stack that allocated them. The process is neither stopped nor restarted. Needs root.
+#[derive(Debug, Parser)]
+#[command(
+    name = "leakprobe",
+    version,
+    override_usage = "leakprobe [OPTIONS] --pid PID...\n       leakprobe [OPTIONS] -- COMMAND...\n       \
+                      leakprobe [OPTIONS] demo",
+    after_help = "Durations: 30s, 500ms, 5m, 1h30m; sizes: 4096, 64k, 1.5GiB. See --help for more.",
+    after_long_help = EXAMPLES,
+    disable_help_subcommand = true,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    max_term_width = 100,
+    subcommand_help_heading = "Instead of --pid"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub what: What,
+    #[command(flatten)]
+    pub show: Show,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub advanced: Advanced,
+    #[command(flatten)]
+    pub help: Help,
+    #[command(subcommand)]
+    pub mode: Option<Mode>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Mode {
+    /// Profile a small built-in program that leaks
+    #[command(override_usage = "leakprobe demo [OPTIONS]")]
+    Demo,
+    /// Be that program
+    #[command(hide = true)]
+    DemoVictim,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to profile")]
+pub(super) struct What {
+    /// ID of a process to profile; can be given several times
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = pid)]
+    pub pid: Vec<u32>,
+
+    /// Program to start (after --) and profile from its first allocation on, with its arguments
+    ///
+    /// Its exit status is passed on. Reports go to standard error unless --output is given: standard output is the
+    /// program's own.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+
+    /// Profile mmap, mremap, munmap and brk too
+    #[arg(long, global = true)]
+    pub mmap: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to show")]
+pub(super) struct Show {
+    /// Time from report to report, at least 100ms
+    ///
+    /// Durations are written 30s, 500ms, 5m, 1h30m or 2d; a bare number counts seconds.
+    #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    pub interval: Duration,
+
+    /// Stop by itself after this time, with a last report
+    ///
+    /// Without it, leakprobe stops at Ctrl-C or when the last process has exited.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = positive_duration)]
+    pub duration: Option<Duration>,
+
+    /// Show only blocks at least this old
+    ///
+    /// By default half the time watched so far, at most 30s. 0 shows all.
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
+    pub older: Option<Duration>,
+
+    /// Number of sites shown
+    #[arg(long, global = true, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub top: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct Limits {
+    /// Record only blocks of at least this many bytes
+    ///
+    /// Sizes are written 4096, 64k, 1M, 10mb or 1.5GiB; k is 1024.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size)]
+    pub min_size: Option<u64>,
+
+    /// Record only blocks of at most this many bytes
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+
+    /// Room for this many outstanding blocks
+    ///
+    /// Blocks beyond it are not recorded, and the report says how many those were.
+    #[arg(long, global = true, value_name = "N", default_value_t = 2_097_152, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    pub max_blocks: u32,
+
+    /// Room for this many distinct stacks
+    ///
+    /// Blocks of stacks beyond it are recorded without a stack, and the report says how many those were.
+    #[arg(long, global = true, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    pub max_stacks: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct Output {
+    /// Form of the reports
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+
+    /// Write the reports to this file
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Show the whole ledger and where the probes are
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Advanced")]
+pub(super) struct Advanced {
+    /// Accept that this may kill a process that has a seccomp filter
+    ///
+    /// On kernels 6.11 to 6.13 a return probe makes the process use a system call that its seccomp filter may
+    /// refuse, as those of containers do; leakprobe then refuses to profile it, unless told so.
+    #[arg(long, global = true, next_line_help = true)]
+    pub allow_return_probes_under_seccomp: bool,
+
+    /// Where in a function its probe goes
+    #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
+    pub placement: Placement,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Help")]
+pub(super) struct Help {
+    /// Print help: -h in short, --help in full, with examples
+    #[arg(short, long, global = true, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+fn pid(text: &str) -> Result<u32, &'static str> {
+    match text.trim().parse() {
+        Ok(pid @ 1..=MAX_PID) => Ok(pid),
+        _ => Err("expected a process ID such as 1298 (pidof NAME tells it)"),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(interval) if interval < MIN_INTERVAL => {
+            Err("shorter than 100ms, the shortest interval".to_owned())
+        }
+        Ok(interval) => Ok(interval),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a duration of 0 leaves no time to see anything".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(UnitError::to_string(&error)),
+    }
+}

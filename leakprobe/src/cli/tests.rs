@@ -1,0 +1,485 @@
+//! Command lines, good and bad, and the help.
+
+use super::args::Cli;
+use super::*;
+
+fn parsed(line: &str) -> Result<Invocation, clap::Error> {
+    parse(std::iter::once("leakprobe").chain(line.split_whitespace()).map(OsString::from))
+}
+
+fn options(line: &str) -> Options {
+    match parsed(line) {
+        Ok(Invocation::Profile(options)) => options,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+/// The exit code and the first line of the error.
+fn refused(line: &str) -> (i32, String) {
+    let error = parsed(line).unwrap_err();
+    (error.exit_code(), error.to_string().lines().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn defaults() {
+    let expected = Options {
+        subject: Subject::Pids(vec![1298]),
+        interval: Duration::from_secs(5),
+        duration: None,
+        older: None,
+        top: 10,
+        min_size: None,
+        max_size: None,
+        max_blocks: 2_097_152,
+        max_stacks: 16_384,
+        mmap: false,
+        format: Format::Text,
+        output: None,
+        verbose: false,
+        allow_return_probes_under_seccomp: false,
+        placement: Placement::Auto,
+    };
+    assert_eq!(options("--pid 1298"), expected);
+    assert_eq!(options("-p1298"), expected);
+}
+
+#[test]
+fn every_option() {
+    let expected = Options {
+        subject: Subject::Demo,
+        interval: Duration::from_millis(100),
+        duration: Some(Duration::from_secs(5_400)),
+        older: Some(Duration::ZERO),
+        top: 5,
+        min_size: Some(65_536),
+        max_size: Some(10 << 20),
+        max_blocks: 7,
+        max_stacks: 8,
+        mmap: true,
+        format: Format::Json,
+        output: Some("leaks.json".into()),
+        verbose: true,
+        allow_return_probes_under_seccomp: true,
+        placement: Placement::Floor,
+    };
+    let line = "--interval 100ms --duration 1h30m --older 0 --top 5 --min-size 64k --max-size 10mb --max-blocks 7 \
+                --max-stacks 8 --mmap --format json -o leaks.json -v --allow-return-probes-under-seccomp \
+                --placement floor";
+    // Options are taken on either side of the word.
+    assert_eq!(options(&format!("{line} demo")), expected);
+    assert_eq!(options(&format!("demo {line}")), expected);
+    assert_eq!(options(&format!("--top 5 demo {}", line.replace("--top 5", ""))), expected);
+}
+
+#[test]
+fn several_processes_each_once() {
+    assert_eq!(options("--pid 3 --pid 1 -p 3 -p 2,1").subject, Subject::Pids(vec![3, 1, 2]));
+}
+
+#[test]
+fn a_command_keeps_its_own_options() {
+    let expect = |words: &[&str]| Subject::Command(words.iter().map(OsString::from).collect());
+    assert_eq!(
+        options("--top 5 -- ./server --top 7 -- -v").subject,
+        expect(&["./server", "--top", "7", "--", "-v"])
+    );
+    assert_eq!(options("--top 5 -- ./server --top 7").top, 5);
+    assert_eq!(options("-- demo").subject, expect(&["demo"]));
+    assert_eq!(options("-- --help").subject, expect(&["--help"]));
+}
+
+#[test]
+fn the_victim_is_there_though_hidden() {
+    assert_eq!(parsed("demo-victim").unwrap(), Invocation::DemoVictim);
+    for help in [Cli::command().render_help(), Cli::command().render_long_help()] {
+        let help = help.to_string();
+        assert!(!help.contains("victim") && !help.contains("--placement"), "{help}");
+    }
+}
+
+#[test]
+fn exactly_one_thing_is_profiled() {
+    let nothing = (2, "error: nothing to profile: give --pid PID, or -- COMMAND, or demo".to_owned());
+    for line in ["", "--top 5", "--"] {
+        assert_eq!(refused(line), nothing, "{line}");
+    }
+    let too_much = "error: more than one thing to profile: give either --pid PID (as often as you like), or \
+                    -- COMMAND, or demo";
+    for line in ["--pid 1 demo", "--pid 1 -- true", "--pid 1 demo-victim"] {
+        assert_eq!(refused(line), (2, too_much.to_owned()), "{line}");
+    }
+}
+
+#[test]
+fn wrong_values_are_named() {
+    let duration_forms =
+        "expected a duration such as 30s, 500ms, 5m, 1h30m or 2d (a bare number counts seconds)";
+    let size_forms = "expected a size such as 4096, 64k, 1.5MiB or 2g (k = 1024 bytes)";
+    let pid_forms = "expected a process ID such as 1298 (pidof NAME tells it)";
+    for (line, why) in [
+        (
+            "-p 1 --interval 0",
+            "invalid value '0' for '--interval <DURATION>': shorter than 100ms, the shortest interval".to_owned(),
+        ),
+        (
+            "-p 1 --interval 99ms",
+            "invalid value '99ms' for '--interval <DURATION>': shorter than 100ms, the shortest interval".to_owned(),
+        ),
+        (
+            "-p 1 --duration 0s",
+            "invalid value '0s' for '--duration <DURATION>': a duration of 0 leaves no time to see anything".to_owned(),
+        ),
+        ("-p 1 --older soon", format!("invalid value 'soon' for '--older <DURATION>': {duration_forms}")),
+        ("-p 1 --min-size big", format!("invalid value 'big' for '--min-size <SIZE>': {size_forms}")),
+        ("-p 1 --max-size 16E", format!("invalid value '16E' for '--max-size <SIZE>': more than 16 EiB; {size_forms}")),
+        (
+            "-p 1 --min-size 2k --max-size 1k",
+            "--min-size (2048 bytes) is above --max-size (1024 bytes): no block can be both; exchange them or leave \
+             one out"
+                .to_owned(),
+        ),
+        (
+            "-p 1 --older 1m --duration 30s",
+            "--older (1m 00s) is longer than --duration (30s): no block can get that old; raise --duration or lower \
+             --older"
+                .to_owned(),
+        ),
+        ("-p 0", format!("invalid value '0' for '--pid <PID>': {pid_forms}")),
+        ("-p init", format!("invalid value 'init' for '--pid <PID>': {pid_forms}")),
+        ("-p 4194305", format!("invalid value '4194305' for '--pid <PID>': {pid_forms}")),
+        (
+            "-p 12 13",
+            "unexpected argument '13'; to profile this process too, write --pid 13".to_owned(),
+        ),
+        (
+            "./server --flag",
+            "unexpected argument './server'; to profile a program, put -- before it: leakprobe -- ./server".to_owned(),
+        ),
+        ("-p 1 --top 0", "invalid value '0' for '--top <N>': 0 is not in 1..=100000".to_owned()),
+        ("-p 1 --max-blocks 0", "invalid value '0' for '--max-blocks <N>': 0 is not in 1..=268435456".to_owned()),
+        ("-p 1 --format xml", "invalid value 'xml' for '--format <FORMAT>'".to_owned()),
+        ("-p 1 --frobnicate", "unexpected argument '--frobnicate' found".to_owned()),
+    ] {
+        assert_eq!(refused(line), (2, format!("error: {why}")), "{line}");
+    }
+    assert_eq!(options("-p 1 --min-size 1k --max-size 1k").min_size, Some(1024));
+    assert_eq!(options("-p 1 --older 30s --duration 30s").older, Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for line in ["--help", "-h", "--version", "demo --help"] {
+        assert_eq!(parsed(line).unwrap_err().exit_code(), 0, "{line}");
+    }
+    let text = |line| parsed(line).unwrap_err().to_string();
+    assert!(text("-h").contains("Durations: ") && !text("-h").contains("Examples:"));
+    assert!(text("--help").contains("Examples:"));
+    assert_eq!(
+        parsed("--version").unwrap_err().to_string(),
+        format!("leakprobe {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn survivors_are_older_than_half_the_time_watched_up_to_30s() {
+    let default = options("--pid 1");
+    assert_eq!(default.older_after(Duration::from_secs(5)), Duration::from_millis(2_500));
+    assert_eq!(default.older_after(Duration::from_secs(60)), Duration::from_secs(30));
+    assert_eq!(default.older_after(Duration::from_secs(61)), Duration::from_secs(30));
+    assert_eq!(options("--pid 1 --older 1m").older_after(Duration::from_secs(5)), Duration::from_secs(60));
+}
+
+#[test]
+fn a_started_program_keeps_its_standard_output() {
+    assert_eq!(options("--pid 1").destination(), Destination::Stdout);
+    assert_eq!(options("demo").destination(), Destination::Stdout);
+    assert_eq!(options("-- true").destination(), Destination::Stderr);
+    assert_eq!(options("-o x -- true").destination(), Destination::File("x".into()));
+}
+
+#[test]
+fn clap_finds_no_fault() {
+    Cli::command().debug_assert();
+}
+
+fn help(width: usize, long: bool) -> String {
+    let mut command = Cli::command().term_width(width);
+    if long { command.render_long_help() } else { command.render_help() }.to_string()
+}
+
+#[test]
+fn help_fits() {
+    for long in [false, true] {
+        for width in [40, 80, 100] {
+            for line in help(width, long).lines() {
+                // This option's name alone is 35 columns wide, and clap indents it by 6.
+                let fits = line.len() <= width || line.trim() == "--allow-return-probes-under-seccomp";
+                assert!(fits, "{} columns of {width}: {line}", line.len());
+            }
+        }
+    }
+}
+
+/// The help, without the blanks that clap leaves at the ends of lines.
+fn trimmed(width: usize, long: bool) -> String {
+    help(width, long).lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+#[test]
+fn short_help() {
+    insta::assert_snapshot!(trimmed(80, false), @r"
+Find the line of code that owns the memory a running process does not give back
+
+Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] -- COMMAND...
+       leakprobe [OPTIONS] demo
+
+Instead of --pid:
+  demo  Profile a small built-in program that leaks
+
+What to profile:
+  -p, --pid <PID>  ID of a process to profile; can be given several times
+      --mmap       Profile mmap, mremap, munmap and brk too
+  [COMMAND]...     Program to start (after --) and profile from its first
+                   allocation on, with its arguments
+
+What to show:
+      --interval <DURATION>  Time from report to report, at least 100ms
+                             [default: 5s]
+      --duration <DURATION>  Stop by itself after this time, with a last report
+      --older <DURATION>     Show only blocks at least this old
+      --top <N>              Number of sites shown [default: 10]
+
+Limits:
+      --min-size <SIZE>  Record only blocks of at least this many bytes
+      --max-size <SIZE>  Record only blocks of at most this many bytes
+      --max-blocks <N>   Room for this many outstanding blocks [default:
+                         2097152]
+      --max-stacks <N>   Room for this many distinct stacks [default: 16384]
+
+Output:
+      --format <FORMAT>  Form of the reports [default: text] [possible values:
+                         text, json]
+  -o, --output <FILE>    Write the reports to this file
+  -v, --verbose          Show the whole ledger and where the probes are
+
+Advanced:
+      --allow-return-probes-under-seccomp
+          Accept that this may kill a process that has a seccomp filter
+
+Help:
+  -h, --help     Print help: -h in short, --help in full, with examples
+  -V, --version  Print the version
+
+Durations: 30s, 500ms, 5m, 1h30m; sizes: 4096, 64k, 1.5GiB. See --help for more.
+");
+    insta::assert_snapshot!(trimmed(40, false), @r"
+Find the line of code that owns the
+memory a running process does not give
+back
+
+Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] -- COMMAND...
+       leakprobe [OPTIONS] demo
+
+Instead of --pid:
+  demo  Profile a small built-in program
+        that leaks
+
+What to profile:
+  -p, --pid <PID>
+          ID of a process to profile;
+          can be given several times
+      --mmap
+          Profile mmap, mremap, munmap
+          and brk too
+  [COMMAND]...
+          Program to start (after --)
+          and profile from its first
+          allocation on, with its
+          arguments
+
+What to show:
+      --interval <DURATION>
+          Time from report to report, at
+          least 100ms [default: 5s]
+      --duration <DURATION>
+          Stop by itself after this
+          time, with a last report
+      --older <DURATION>
+          Show only blocks at least this
+          old
+      --top <N>
+          Number of sites shown
+          [default: 10]
+
+Limits:
+      --min-size <SIZE>
+          Record only blocks of at least
+          this many bytes
+      --max-size <SIZE>
+          Record only blocks of at most
+          this many bytes
+      --max-blocks <N>
+          Room for this many outstanding
+          blocks [default: 2097152]
+      --max-stacks <N>
+          Room for this many distinct
+          stacks [default: 16384]
+
+Output:
+      --format <FORMAT>
+          Form of the reports [default:
+          text] [possible values: text,
+          json]
+  -o, --output <FILE>
+          Write the reports to this file
+  -v, --verbose
+          Show the whole ledger and
+          where the probes are
+
+Advanced:
+      --allow-return-probes-under-seccomp
+          Accept that this may kill a
+          process that has a seccomp
+          filter
+
+Help:
+  -h, --help
+          Print help: -h in short,
+          --help in full, with examples
+  -V, --version
+          Print the version
+
+Durations: 30s, 500ms, 5m, 1h30m; sizes:
+4096, 64k, 1.5GiB. See --help for more.
+");
+}
+
+#[test]
+fn long_help() {
+    insta::assert_snapshot!(trimmed(80, true), @r"
+Find the line of code that owns the memory a running process does not give back.
+
+Watches the allocator of a live process from outside, with eBPF, and reports the
+blocks that are not given back by the stack that allocated them. The process is
+neither stopped nor restarted. Needs root.
+
+Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] -- COMMAND...
+       leakprobe [OPTIONS] demo
+
+Instead of --pid:
+  demo  Profile a small built-in program that leaks
+
+What to profile:
+  -p, --pid <PID>
+          ID of a process to profile; can be given several times
+
+      --mmap
+          Profile mmap, mremap, munmap and brk too
+
+  [COMMAND]...
+          Program to start (after --) and profile from its first allocation on,
+          with its arguments
+
+          Its exit status is passed on. Reports go to standard error unless
+          --output is given: standard output is the program's own.
+
+What to show:
+      --interval <DURATION>
+          Time from report to report, at least 100ms
+
+          Durations are written 30s, 500ms, 5m, 1h30m or 2d; a bare number
+          counts seconds.
+
+          [default: 5s]
+
+      --duration <DURATION>
+          Stop by itself after this time, with a last report
+
+          Without it, leakprobe stops at Ctrl-C or when the last process has
+          exited.
+
+      --older <DURATION>
+          Show only blocks at least this old
+
+          By default half the time watched so far, at most 30s. 0 shows all.
+
+      --top <N>
+          Number of sites shown
+
+          [default: 10]
+
+Limits:
+      --min-size <SIZE>
+          Record only blocks of at least this many bytes
+
+          Sizes are written 4096, 64k, 1M, 10mb or 1.5GiB; k is 1024.
+
+      --max-size <SIZE>
+          Record only blocks of at most this many bytes
+
+      --max-blocks <N>
+          Room for this many outstanding blocks
+
+          Blocks beyond it are not recorded, and the report says how many those
+          were.
+
+          [default: 2097152]
+
+      --max-stacks <N>
+          Room for this many distinct stacks
+
+          Blocks of stacks beyond it are recorded without a stack, and the
+          report says how many those were.
+
+          [default: 16384]
+
+Output:
+      --format <FORMAT>
+          Form of the reports
+
+          Possible values:
+          - text: For people
+          - json: One JSON object a line; docs/report-schema.md documents it
+
+          [default: text]
+
+  -o, --output <FILE>
+          Write the reports to this file
+
+  -v, --verbose
+          Show the whole ledger and where the probes are
+
+Advanced:
+      --allow-return-probes-under-seccomp
+          Accept that this may kill a process that has a seccomp filter
+
+          On kernels 6.11 to 6.13 a return probe makes the process use a system
+          call that its seccomp filter may refuse, as those of containers do;
+          leakprobe then refuses to profile it, unless told so.
+
+Help:
+  -h, --help
+          Print help: -h in short, --help in full, with examples
+
+  -V, --version
+          Print the version
+
+Examples:
+  A running service, until Ctrl-C:
+    sudo leakprobe --pid 1298
+  The 5 largest sites of what is older than a minute:
+    sudo leakprobe --pid 1298 \
+      --older 1m --top 5
+  A minute of reports for a script:
+    sudo leakprobe --pid 1298 \
+      --duration 60s --format json \
+      --output leaks.json
+  A program from its first allocation on:
+    sudo leakprobe -- ./server --flag
+  See what a report looks like:
+    sudo leakprobe demo
+");
+}

@@ -1,0 +1,79 @@
+//! The report as text for a terminal, a log file or a mail.
+
+mod head;
+mod ledger;
+mod page;
+mod probes;
+mod site;
+mod stack;
+
+#[cfg(test)]
+mod snapshots;
+#[cfg(test)]
+mod tests;
+
+use super::model::Report;
+use super::units::{counted, duration};
+use page::{Page, Tone};
+
+/// The report as text of at most `width` columns (20 at least; [`usize::MAX`] for no limit), with line
+/// breaks and without blanks at their ends. Colors, which are terminal escape sequences, only with `color`.
+///
+/// The order is that of a reader who was woken by it: what may be wrong with the numbers, what the process
+/// is, how much is outstanding, who owns it, what was lost. A report with probes in it (`--verbose`) shows
+/// the whole ledger, the probes and whole stacks too.
+pub fn text(report: &Report, width: usize, color: bool) -> String {
+    let mut page = Page::new(width, color);
+    head::headline(&mut page, report);
+    for warning in &report.warnings {
+        let text = format!("warning: {}", super::escape::visible(&warning.text));
+        page.prose(Tone::Warning, 2, &text);
+    }
+    for process in &report.processes {
+        page.blank();
+        head::process(&mut page, process);
+    }
+    page.blank();
+    head::totals(&mut page, report);
+    if report.sites.is_empty() {
+        page.blank();
+        page.prose(Tone::Strong, 0, &nothing_to_show(report));
+    }
+    for row in &report.sites {
+        page.blank();
+        site::site(&mut page, report, row);
+    }
+    page.blank();
+    ledger::ledger(&mut page, &report.ledger, is_verbose(report));
+    if is_verbose(report) {
+        page.blank();
+        probes::probes(&mut page, report);
+    }
+    page.finish()
+}
+
+/// Probes are in a report only when `--verbose` asks for them.
+fn is_verbose(report: &Report) -> bool {
+    !report.probes.is_empty()
+}
+
+fn nothing_to_show(report: &Report) -> String {
+    let watched = duration(report.elapsed_seconds);
+    let calls = report.ledger.allocations.hits;
+    let doubt = if report.ledger.lost() > 0 { " Something was lost, though: see the ledger." } else { "" };
+    if report.sites_with_survivors > 0 {
+        let sites = counted(report.sites_with_survivors, "site");
+        format!("no site is shown: --top leaves out all of the {sites} that hold survivors.")
+    } else if report.totals.allocated_blocks > 0 {
+        let older = duration(report.older_seconds);
+        format!("no block older than {older} is outstanding: nothing has survived so far.{doubt}")
+    } else if calls > 0 {
+        let calls = counted(calls, "allocation");
+        format!("no block was recorded in {watched}, of {calls}: the ledger says why.{doubt}")
+    } else {
+        format!(
+            "no allocation was seen in {watched}: nothing has called a probed allocator function. Is the \
+             program idle?{doubt}"
+        )
+    }
+}

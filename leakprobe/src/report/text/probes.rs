@@ -1,0 +1,49 @@
+//! Where each probe was put: for whoever wonders what it costs.
+
+use super::page::{Page, Tone};
+use crate::report::escape::{Cut, fit, visible};
+use crate::report::model::{ProbeRow, Report};
+use crate::report::units::{count, counted};
+
+pub(super) fn probes(page: &mut Page, report: &Report) {
+    let slow = report.probes.iter().filter(|probe| probe.single_stepped).count() as u64;
+    let cost = match slow {
+        0 => "all emulated".to_owned(),
+        slow => format!("{} single-stepped, which is slow", count(slow)),
+    };
+    let title = format!("{} ({cost})", counted(report.probes.len() as u64, "probe"));
+    page.prose(Tone::Strong, 2, &title);
+    let mut before: Option<&ProbeRow> = None;
+    for probe in &report.probes {
+        let of = |probe: &ProbeRow| (probe.pid, probe.object.clone(), probe.allocator.clone());
+        if before.map(of) != Some(of(probe)) {
+            object(page, probe);
+        }
+        before = Some(probe);
+        row(page, probe);
+    }
+}
+
+fn object(page: &mut Page, probe: &ProbeRow) {
+    let lead = format!("  [{}] in process {}: ", visible(&probe.allocator), probe.pid);
+    let object = visible(&probe.object);
+    let room = page.width().saturating_sub(4);
+    page.flow(Tone::Plain, 4, " ", &[lead.trim_end(), &fit(&object, room, Cut::Start)]);
+}
+
+fn row(page: &mut Page, probe: &ProbeRow) {
+    let symbols: Vec<_> = probe.symbols.iter().map(|symbol| visible(symbol)).collect();
+    let symbols = fit(&symbols.join(", "), 40, Cut::End).into_owned();
+    let pieces = vec![
+        format!("    {symbols} +{}:", probe.symbol_offset),
+        format!("{},", visible(&probe.instruction)),
+        if probe.single_stepped { "single-stepped," } else { "emulated," }.to_owned(),
+        if probe.returns { "entry and return," } else { "entry," }.to_owned(),
+        format!("file offset {:#x}", probe.file_offset),
+    ];
+    let tone = if probe.single_stepped { Tone::Warning } else { Tone::Plain };
+    page.flow(tone, 8, " ", &pieces);
+    if let Some(reason) = &probe.reason {
+        page.prose(tone, 8, &format!("        because {}", visible(reason)));
+    }
+}
