@@ -3,12 +3,17 @@
 //!
 //! The modules stand in the order in which the data flows; ARCHITECTURE.md is the map.
 
-pub mod analysis;
 pub mod cli;
+pub mod session;
+
+pub mod target;
+pub mod probe;
+pub mod launch;
 pub mod drain;
 pub mod lifetime;
-pub mod probe;
-pub mod report;
+pub mod analysis;
 pub mod symbolize;
+pub mod report;
+
+pub mod demo;
 pub mod sys;
-pub mod target;

@@ -2,4 +2,3 @@
 
 pub mod balance;
 pub mod sites;
-pub mod warnings;

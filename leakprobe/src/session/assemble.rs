@@ -68,7 +68,7 @@ impl Session {
                 (still.counters, still.records, still.pending);
         }
         let ledger = balance::ledger(&snapshot, &self.own, self.options.mmap);
-        let warnings = self.warnings(&snapshot.counters);
+        let warnings = self.warnings(&ledger);
         let analysis = self.analyst.next(snapshot);
         self.reports += 1;
         let since_last = now.saturating_sub(self.last_report_ns);

@@ -2,13 +2,12 @@
 
 use std::{
     os::fd::OwnedFd,
-    time::Duration,
+
 };
 
 use anyhow::{Context as _, Result};
 use aya_log::EbpfLogger;
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
@@ -18,7 +17,7 @@ use super::{Session, assemble::Occasion, output::Reader};
 use crate::{
     drain::decode,
     launch::{Started, exit_code},
-    sys::signals,
+    sys::{ready, signals},
 };
 
 /// Records of the ring buffer taken in before the clock is looked at again.
@@ -47,7 +46,7 @@ async fn follow(mut session: Session, mut started: Option<Started>) -> Result<u8
     let mut hangup = signal(SignalKind::hangup())?;
     let logger = session.options.verbose.then(|| read_diagnostics(&mut session)).transpose()?;
     let events = session.events.take().context("the ring buffer is taken")?;
-    let mut events = AsyncFd::with_interest(events, Interest::READABLE)?;
+    let mut events = ready::readable(events)?;
     let (exited, mut exits) = mpsc::unbounded_channel();
     for (index, watched) in session.watched.iter().enumerate() {
         let pidfd = watched.process().pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
@@ -133,7 +132,7 @@ async fn follow(mut session: Session, mut started: Option<Started>) -> Result<u8
 
 /// Waits for a process's end.
 async fn tell_when_over(pidfd: OwnedFd, index: usize, exited: mpsc::UnboundedSender<usize>) {
-    if let Ok(pidfd) = AsyncFd::with_interest(pidfd, Interest::READABLE)
+    if let Ok(pidfd) = ready::readable(pidfd)
         && pidfd.readable().await.is_ok()
     {
         // The receiver is gone only when the session is.
@@ -165,7 +164,7 @@ fn read_diagnostics(session: &mut Session) -> Result<tokio::task::JoinHandle<()>
         .filter_module("leakprobe", log::LevelFilter::Debug)
         .try_init();
     let logger = EbpfLogger::init(&mut session.loaded.ebpf).context("failed to read the BPF programs' diagnostics")?;
-    let mut logger = AsyncFd::with_interest(logger, Interest::READABLE)?;
+    let mut logger = ready::readable(logger)?;
     Ok(tokio::spawn(async move {
         while let Ok(mut ready) = logger.readable_mut().await {
             ready.get_inner_mut().flush();

@@ -6,18 +6,20 @@ mod output;
 mod watched;
 
 use std::{
+    ffi::OsString,
     os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use aya::maps::{MapData, RingBuf};
 
 use self::{output::Output, watched::Watched};
 use crate::{
-    analysis::{balance::OwnCounts, sites::Analyst, warnings},
+    analysis::{balance::OwnCounts, sites::Analyst},
     cli::{Options, Placement, Subject},
     drain::decode::Message,
+    launch,
     lifetime::ranges::Ranges,
     probe::{
         assign::Freedom,
@@ -25,7 +27,7 @@ use crate::{
         load::{self, Loaded, Settings},
         maps::Maps,
     },
-    report::model::Warning,
+    report::model::{Ledger, Warning},
     symbolize::Symbolizer,
     sys::{bpf, clock},
     target::{object::ObjectCache, process::Process},
@@ -203,8 +205,8 @@ impl Session {
     }
 
     /// What limits the report, most important first.
-    fn warnings(&self, counters: &crate::drain::snapshot::Counters) -> Vec<Warning> {
-        let mut all = warnings::from_counters(counters, self.options.max_blocks, self.options.max_stacks);
+    fn warnings(&self, ledger: &Ledger) -> Vec<Warning> {
+        let mut all = ledger.losses();
         all.extend(self.notes.iter().cloned());
         all.extend(self.watched.iter().flat_map(Watched::warnings));
         all
@@ -225,7 +227,17 @@ pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
         session.watched[index].require_allocator()?;
     }
     session.begin(begun)?;
-    follow::block_on(session, None).context("failed to follow the session").map(drop)
+    follow::block_on(session, None).map(drop)
+}
+
+/// Starts a program, runs a session over it, and returns its exit code.
+pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Result<u8> {
+    let mut session = Session::prepare(options)?;
+    let held = launch::start(command)?;
+    session.watch(Process::open(held.pid())?)?;
+    let started = held.run_to_entry(|| session.look(0).map(drop))?;
+    session.begin(begun)?;
+    follow::block_on(session, Some(started))
 }
 
 /// Machine's page size, bytes.

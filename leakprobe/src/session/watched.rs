@@ -90,7 +90,7 @@ impl Watched {
 
     /// `1298 (redis-server)`, escaped.
     pub fn label(&self) -> String {
-        format!("{} ({})", self.pid(), crate::report::escape::escape(&self.name))
+        format!("{} ({})", self.pid(), crate::report::escape::visible(&self.name))
     }
 
     /// Where each probe went.
@@ -178,7 +178,7 @@ impl Watched {
                 let ended = self.process.has_ended().unwrap_or(true);
                 let points: Vec<String> =
                     rows.iter().map(|row| format!("{}+{}", row.symbols[0], row.symbol_offset)).collect();
-                let object = crate::report::escape::escape(&found.object.path.to_string_lossy()).into_owned();
+                let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
                 let what = format!(
                     "failed to attach uprobes {} in {object} of process {pid}{}",
                     points.join(", "),
@@ -260,7 +260,7 @@ impl Watched {
             warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
         }
         for found in self.discovery.objects.iter().filter(|found| !found.family.known) {
-            let object = crate::report::escape::escape(&found.object.path.to_string_lossy()).into_owned();
+            let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
             let text = format!(
                 "{object} is an allocator that leakprobe does not know: it is assumed to behave as the C standard \
                  says; distrust its numbers if they look odd"

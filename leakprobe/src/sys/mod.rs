@@ -3,5 +3,6 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod ready;
 pub mod signals;
 pub mod tracepoint;

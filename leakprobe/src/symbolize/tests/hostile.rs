@@ -1,0 +1,180 @@
+//! Files made to harm their reader.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use super::victim::{Ran, Scratch, brief, compile, full, object, run, tool};
+use crate::{
+    symbolize::{Symbolizer, elf::Layout},
+    target::space::Backing,
+};
+
+/// What `ran` would give if its program had been `file`.
+fn frames_of(ran: &mut Ran, file: &Path) -> Vec<String> {
+    let object = object(file, file, None);
+    for mapping in &mut ran.space.mappings {
+        mapping.backing = Backing::Object(object.clone());
+    }
+    brief(&ran.frames(&mut Symbolizer::new()))
+}
+
+/// xorshift64*, for the same flips in every run.
+fn next(state: &mut u64) -> usize {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize
+}
+
+fn flip(options: &str, compress: bool) {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", options);
+    if compress {
+        tool("objcopy", "--compress-debug-sections=zlib {}", &[&program]);
+    }
+    let mut ran = run(&program);
+    let sound = fs::read(&program).unwrap();
+    let sections = tool("readelf", "-hW {}", &[&program]);
+    let table = sections.split("Start of section headers:").nth(1).unwrap();
+    let table: usize = table.split_whitespace().next().unwrap().parse().unwrap();
+    let damaged = scratch.file("damaged");
+    let mut state = 0x1234_5678_9abc_def1;
+    let mut changed = 0;
+    for round in 0..300 {
+        let mut bytes = sound.clone();
+        for _ in 0..1 + round % 8 {
+            // A third of them in the headers, where they do most harm.
+            let at = match next(&mut state) % 3 {
+                0 => [next(&mut state) % 1024, table + next(&mut state) % (bytes.len() - table)][round % 2],
+                _ => next(&mut state) % bytes.len(),
+            };
+            bytes[at] ^= 1 << (next(&mut state) % 8);
+        }
+        fs::write(&damaged, &bytes).unwrap();
+        let frames = frames_of(&mut ran, &damaged);
+        assert!(frames.len() >= ran.addresses.len(), "each address has a frame");
+        changed += usize::from(frames != full());
+        // Each round a file of its own: names are remembered by inode.
+        fs::remove_file(&damaged).unwrap();
+    }
+    assert!(changed > 30, "only {changed} of 300 damaged files gave other frames");
+}
+
+#[test]
+fn flipped_bits_cost_names_and_nothing_else() {
+    flip("-g", false);
+}
+
+#[test]
+fn flipped_bits_in_compressed_sections_cost_names_and_nothing_else() {
+    flip("-g", true);
+}
+
+#[test]
+fn cut_files_cost_names_and_nothing_else() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "-g");
+    let mut ran = run(&program);
+    let sound = fs::read(&program).unwrap();
+    for part in 0..64 {
+        let cut = scratch.file(&format!("cut{part}"));
+        fs::write(&cut, &sound[..sound.len() * part / 64]).unwrap();
+        let frames = frames_of(&mut ran, &cut);
+        assert_eq!(frames.len(), ran.addresses.len(), "{frames:?}");
+        assert!(frames.iter().all(|frame| frame.starts_with("the object could not be read: ")), "{frames:?}");
+    }
+}
+
+/// The file offset of a section, from readelf.
+fn section(program: &Path, name: &str) -> u64 {
+    let sections = tool("readelf", "-SW {}", &[program]);
+    let line = sections.lines().find(|line| line.split_whitespace().any(|word| word == name)).unwrap();
+    let fields: Vec<_> = line.split_once(name).unwrap().1.split_whitespace().collect();
+    u64::from_str_radix(fields[2], 16).unwrap()
+}
+
+#[test]
+fn a_compressed_section_cannot_claim_what_it_has_not() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "-g");
+    tool("objcopy", "--compress-debug-sections=zlib {}", &[&program]);
+    let mut ran = run(&program);
+    let at = section(&program, ".debug_info") + 8;
+    let sound = fs::read(&program).unwrap();
+    let size = u64::from_le_bytes(sound[at as usize..at as usize + 8].try_into().unwrap());
+    let reasons = [
+        // Allocating this would end the program, without a panic.
+        (1 << 50, format!("claims {} bytes", 1_u64 << 50)),
+        (u64::MAX, format!("claims {} bytes", u64::MAX)),
+        (size + 1, format!("claims {} bytes and has {size}", size + 1)),
+        (size - 1, format!("expands to more than {} bytes", size - 1)),
+        (0, "expands to more than 0 bytes".to_owned()),
+    ];
+    for (number, (claim, reason)) in reasons.iter().enumerate() {
+        let damaged = scratch.file(&format!("damaged{number}"));
+        fs::write(&damaged, &sound).unwrap();
+        File::options()
+            .write(true)
+            .open(&damaged)
+            .unwrap()
+            .write_all_at(&u64::to_le_bytes(*claim), at)
+            .unwrap();
+        let text = format!("the object could not be read: its compressed section .debug_info {reason}");
+        assert_eq!(frames_of(&mut ran, &damaged), [text.as_str(); 3]);
+    }
+}
+
+#[test]
+fn mini_debug_information_cannot_fill_the_memory() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "");
+    tool("strip", "{}", &[&program]);
+    let zeros = scratch.file("zeros");
+    // Sparse; 10 kB of xz.
+    File::create(&zeros).unwrap().set_len((64 << 20) + 1).unwrap();
+    tool("xz", "-k -0 {}", &[&zeros]);
+    let packed = scratch.file("zeros.xz");
+    tool("objcopy", "--add-section .gnu_debugdata={} {}", &[&packed, &program]);
+    let text = "the object could not be read: its .gnu_debugdata expands to more than 67108864 bytes";
+    assert_eq!(brief(&run(&program).frames(&mut Symbolizer::new())), [text; 3]);
+}
+
+#[test]
+fn a_sparse_file_of_any_size_is_refused() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "-g");
+    let mut ran = run(&program);
+    let huge = scratch.file("huge");
+    fs::copy(&program, &huge).unwrap();
+    File::options().write(true).open(&huge).unwrap().set_len((16 << 30) + 1).unwrap();
+    let frames = frames_of(&mut ran, &huge);
+    let text =
+        "the object could not be read: 17179869185 bytes long, more than the 17179869184 that are looked at";
+    assert_eq!(frames, [text; 3]);
+}
+
+#[test]
+fn files_that_an_object_names_are_never_opened_for_blazesym() {
+    // A supplementary file by absolute path: blazesym would open it, and hang on this FIFO.
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "-g");
+    let fifo = scratch.file("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for name in [".gnu_debugaltlink", ".gnu_debuglink"] {
+        let hostile = scratch.file(&format!("hostile{name}"));
+        let content = scratch.file("content");
+        let mut bytes = fifo.to_str().unwrap().as_bytes().to_vec();
+        bytes.resize((bytes.len() + 4) & !3, 0);
+        bytes.extend_from_slice(&[0xab; 20]);
+        fs::write(&content, bytes).unwrap();
+        let path = content.to_str().unwrap();
+        tool("objcopy", &format!("--add-section {name}={path} {{}} {{}}"), &[&program, &hostile]);
+        let layout = Layout::read(&File::open(&hostile).unwrap()).unwrap();
+        assert!(layout.names_other_files && layout.debug_link.is_none(), "{layout:?}");
+        let frames = run(&hostile).frames(&mut Symbolizer::new());
+        assert_eq!(brief(&frames), ["outer", "hidden", "main"], "{name}");
+    }
+}
