@@ -2,6 +2,7 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "atomic additions have no other spelling on this target")]
 

@@ -1,5 +1,7 @@
 //! aarch64. Register numbers 0-30 are x0-x30.
 
+use core::{arch::asm, mem::offset_of};
+
 use aya_ebpf::bindings::user_pt_regs;
 
 /// A return pops nothing.
@@ -11,10 +13,22 @@ pub const RETURN_ADDRESS_ON_STACK: bool = false;
 pub struct Registers(*const user_pt_regs);
 
 macro_rules! read {
-    ($self:ident.$($field:tt)+) => {
-        // SAFETY: the context of a uprobe program starts with user_pt_regs; the verifier checks the access.
-        unsafe { (*$self.0).$($field)+ }
-    };
+    ($self:ident, $field:ident $(, $index:literal)?) => {{
+        let value: u64;
+        // In assembly, because the compiler otherwise merges the loads of several arms into one at a
+        // computed offset, which the verifier refuses for the context.
+        // SAFETY: the context of a uprobe program is the kernel's user_pt_regs; the verifier checks the access.
+        unsafe {
+            asm!(
+                "{value} = *(u64 *)({context} + {offset})",
+                value = out(reg) value,
+                context = in(reg) $self.0,
+                offset = const offset_of!(user_pt_regs, $field) $(+ 8 * $index)?,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        value
+    }};
 }
 
 impl Registers {
@@ -28,58 +42,58 @@ impl Registers {
     #[inline(always)]
     pub fn get(&self, number: u8) -> u64 {
         match number {
-            0 => read!(self.regs[0]),
-            1 => read!(self.regs[1]),
-            2 => read!(self.regs[2]),
-            3 => read!(self.regs[3]),
-            4 => read!(self.regs[4]),
-            5 => read!(self.regs[5]),
-            6 => read!(self.regs[6]),
-            7 => read!(self.regs[7]),
-            8 => read!(self.regs[8]),
-            9 => read!(self.regs[9]),
-            10 => read!(self.regs[10]),
-            11 => read!(self.regs[11]),
-            12 => read!(self.regs[12]),
-            13 => read!(self.regs[13]),
-            14 => read!(self.regs[14]),
-            15 => read!(self.regs[15]),
-            16 => read!(self.regs[16]),
-            17 => read!(self.regs[17]),
-            18 => read!(self.regs[18]),
-            19 => read!(self.regs[19]),
-            20 => read!(self.regs[20]),
-            21 => read!(self.regs[21]),
-            22 => read!(self.regs[22]),
-            23 => read!(self.regs[23]),
-            24 => read!(self.regs[24]),
-            25 => read!(self.regs[25]),
-            26 => read!(self.regs[26]),
-            27 => read!(self.regs[27]),
-            28 => read!(self.regs[28]),
-            29 => read!(self.regs[29]),
-            30 => read!(self.regs[30]),
+            0 => read!(self, regs, 0),
+            1 => read!(self, regs, 1),
+            2 => read!(self, regs, 2),
+            3 => read!(self, regs, 3),
+            4 => read!(self, regs, 4),
+            5 => read!(self, regs, 5),
+            6 => read!(self, regs, 6),
+            7 => read!(self, regs, 7),
+            8 => read!(self, regs, 8),
+            9 => read!(self, regs, 9),
+            10 => read!(self, regs, 10),
+            11 => read!(self, regs, 11),
+            12 => read!(self, regs, 12),
+            13 => read!(self, regs, 13),
+            14 => read!(self, regs, 14),
+            15 => read!(self, regs, 15),
+            16 => read!(self, regs, 16),
+            17 => read!(self, regs, 17),
+            18 => read!(self, regs, 18),
+            19 => read!(self, regs, 19),
+            20 => read!(self, regs, 20),
+            21 => read!(self, regs, 21),
+            22 => read!(self, regs, 22),
+            23 => read!(self, regs, 23),
+            24 => read!(self, regs, 24),
+            25 => read!(self, regs, 25),
+            26 => read!(self, regs, 26),
+            27 => read!(self, regs, 27),
+            28 => read!(self, regs, 28),
+            29 => read!(self, regs, 29),
+            30 => read!(self, regs, 30),
             _ => 0,
         }
     }
 
     #[inline(always)]
     pub fn stack_pointer(&self) -> u64 {
-        read!(self.sp)
+        read!(self, sp)
     }
 
     #[inline(always)]
     pub fn frame_pointer(&self) -> u64 {
-        read!(self.regs[29])
+        read!(self, regs, 29)
     }
 
     #[inline(always)]
     pub fn instruction_pointer(&self) -> u64 {
-        read!(self.pc)
+        read!(self, pc)
     }
 
     #[inline(always)]
     pub fn result(&self) -> u64 {
-        read!(self.regs[0])
+        read!(self, regs, 0)
     }
 }

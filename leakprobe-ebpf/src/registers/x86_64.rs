@@ -1,5 +1,7 @@
 //! x86_64. Register numbers are the instruction encoding's: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15.
 
+use core::{arch::asm, mem::offset_of};
+
 use aya_ebpf::bindings::pt_regs;
 
 /// Bytes that a return pops from the stack.
@@ -11,10 +13,22 @@ pub const RETURN_ADDRESS_ON_STACK: bool = true;
 pub struct Registers(*const pt_regs);
 
 macro_rules! read {
-    ($self:ident.$field:ident) => {
+    ($self:ident, $field:ident) => {{
+        let value: u64;
+        // In assembly, because the compiler otherwise merges the loads of several arms into one at a
+        // computed offset, which the verifier refuses for the context.
         // SAFETY: the context of a uprobe program is the kernel's pt_regs; the verifier checks the access.
-        unsafe { (*$self.0).$field }
-    };
+        unsafe {
+            asm!(
+                "{value} = *(u64 *)({context} + {offset})",
+                value = out(reg) value,
+                context = in(reg) $self.0,
+                offset = const offset_of!(pt_regs, $field),
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        value
+    }};
 }
 
 impl Registers {
@@ -28,43 +42,43 @@ impl Registers {
     #[inline(always)]
     pub fn get(&self, number: u8) -> u64 {
         match number {
-            7 => read!(self.rdi),
-            6 => read!(self.rsi),
-            2 => read!(self.rdx),
-            0 => read!(self.rax),
-            1 => read!(self.rcx),
-            3 => read!(self.rbx),
-            4 => read!(self.rsp),
-            5 => read!(self.rbp),
-            8 => read!(self.r8),
-            9 => read!(self.r9),
-            10 => read!(self.r10),
-            11 => read!(self.r11),
-            12 => read!(self.r12),
-            13 => read!(self.r13),
-            14 => read!(self.r14),
-            15 => read!(self.r15),
+            7 => read!(self, rdi),
+            6 => read!(self, rsi),
+            2 => read!(self, rdx),
+            0 => read!(self, rax),
+            1 => read!(self, rcx),
+            3 => read!(self, rbx),
+            4 => read!(self, rsp),
+            5 => read!(self, rbp),
+            8 => read!(self, r8),
+            9 => read!(self, r9),
+            10 => read!(self, r10),
+            11 => read!(self, r11),
+            12 => read!(self, r12),
+            13 => read!(self, r13),
+            14 => read!(self, r14),
+            15 => read!(self, r15),
             _ => 0,
         }
     }
 
     #[inline(always)]
     pub fn stack_pointer(&self) -> u64 {
-        read!(self.rsp)
+        read!(self, rsp)
     }
 
     #[inline(always)]
     pub fn frame_pointer(&self) -> u64 {
-        read!(self.rbp)
+        read!(self, rbp)
     }
 
     #[inline(always)]
     pub fn instruction_pointer(&self) -> u64 {
-        read!(self.rip)
+        read!(self, rip)
     }
 
     #[inline(always)]
     pub fn result(&self) -> u64 {
-        read!(self.rax)
+        read!(self, rax)
     }
 }
