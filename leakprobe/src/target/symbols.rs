@@ -126,7 +126,7 @@ pub fn find_functions<R: ReadAt + ?Sized>(file: &R, families: &[Family]) -> Resu
             return Ok(found);
         }
     }
-    // Debuggers' tables may be damaged or missing without harm to the program.
+    // The program runs without this table: nobody has checked it yet.
     if let Some(table) = elf.full_symbols()? {
         searched |= table.count > 1;
         if let Some(found) = search(&elf, table, &names, families)? {

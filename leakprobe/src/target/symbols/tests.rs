@@ -107,8 +107,13 @@ fn ordinary_objects_have_no_allocator() {
     // Local functions of that name are the program's own business.
     let local = "static __attribute__((used)) void *malloc(unsigned long n) { return (void *)n; }\n\
         static __attribute__((used)) void free(void *p) { (void)p; }\nint main(void) { return 0; }\n";
-    let program = folder.compile("local", local, &["-fno-builtin", "-w"]);
-    assert_eq!(find(&program), Found::Nothing(Nothing::NoAllocator));
+    for (name, source) in [
+        ("local", local.to_owned()),
+        ("half", local.replace("static __attribute__((used)) void free", "void free")),
+    ] {
+        let program = folder.compile(name, &source, &["-fno-builtin", "-w", "-rdynamic"]);
+        assert_eq!(find(&program), Found::Nothing(Nothing::NoAllocator), "{name}");
+    }
 }
 
 #[test]
@@ -213,6 +218,20 @@ fn hostile_tables_end() {
     let folder = Folder::new();
     let object = folder.compile("gnu.so", PLAIN, &[SHARED, &["-Wl,--hash-style=gnu"]].concat());
     let mut head = fs::read(object).unwrap();
+    // A hash table whose size alone would mean 16 GiB, and a chain that goes on for ever.
+    let hash = {
+        let elf = Elf::parse(&head[..]).unwrap();
+        let whole = elf.dynamic_symbols().unwrap().unwrap();
+        (0..whole.symbols as usize)
+            .step_by(8)
+            .rev()
+            .find(|&at| head[at + 4..at + 8] == [1, 0, 0, 0] && head[at] > 0)
+            .unwrap()
+    };
+    let mut wide = head.clone();
+    wide[hash..hash + 4].fill(0xff);
+    let found = find_functions(&Endless { head: wide, fill: 0 }, FAMILIES);
+    assert!(matches!(found, Err(ObjectError::TooLarge(_))), "{found:?}");
     head.truncate(0x200); // headers only: the hash chain never ends, all counts are 0xfefefefe
     for fill in [0xfe, 0xff, 0] {
         assert!(!matches!(
