@@ -243,6 +243,9 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
     fn gnu_hash_count(&self, hash: u64) -> Result<u64, ObjectError> {
         let head = words(self.file, hash, 4)?;
         let [buckets, first, bloom] = [head[0], head[1], head[2]].map(u64::from);
+        if buckets > MAX_SYMBOLS {
+            return Err(ObjectError::TooLarge("a hash table of more than 16777216 buckets"));
+        }
         let start = hash.saturating_add(16).saturating_add(bloom * 8);
         let mut highest = 0;
         stream(self.file, start, buckets * 4, |chunk| {

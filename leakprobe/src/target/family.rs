@@ -64,7 +64,7 @@ pub struct Family {
     pub known: bool,
     /// Whether `realloc(p, 0)` frees `p` and returns NULL.
     pub zero_frees: bool,
-    /// The object must define all of these.
+    /// The object must define all of these, as global names.
     pub recognised_by: &'static [&'static str],
     /// The functions by name. Where two names share an address, the first one's role counts.
     pub functions: &'static [(&'static str, Role)],
@@ -102,11 +102,11 @@ pub static FAMILIES: &[Family] = &[
         name: "glibc",
         known: true,
         zero_frees: true,
-        // malloc.c's own, exported since 2.2.5 and in the same object file of libc.a. Not `__libc_malloc`:
-        // jemalloc, tcmalloc and mimalloc define that one as well, to catch what bypasses `malloc`.
-        recognised_by: &["__libc_mallopt", "malloc", "free"],
+        // malloc.c's own, exported since 2.2.5 and in the same object file of libc.a. Not `__libc_malloc` and
+        // its kin: jemalloc, tcmalloc and mimalloc define those too, to catch what bypasses `malloc`.
+        recognised_by: &["__libc_mallopt"],
         functions: &{
-            const INTERNAL: [(&str, Role); 9] = [
+            const INTERNAL: [(&str, Role); 16] = [
                 ("__libc_malloc", MALLOC),
                 ("__libc_calloc", CALLOC),
                 ("__libc_realloc", REALLOC),
@@ -116,6 +116,14 @@ pub static FAMILIES: &[Family] = &[
                 ("__libc_valloc", MALLOC),
                 ("__libc_pvalloc", MALLOC),
                 ("__libc_free", FREE),
+                // In libc.a only. In a static PIE, `__malloc` is malloc's one global name.
+                ("__malloc", MALLOC),
+                ("__calloc", CALLOC),
+                ("__realloc", REALLOC),
+                ("__memalign", MEMALIGN),
+                ("__valloc", MALLOC),
+                ("__pvalloc", MALLOC),
+                ("__free", FREE),
             ];
             let mut all = [MALLOC_ENTRY; C_FUNCTIONS.len() + INTERNAL.len()];
             let mut i = 0;
@@ -201,10 +209,10 @@ mod tests {
 
     #[test]
     fn the_table_is_consistent() {
-        assert_eq!(FAMILIES[0].functions.len(), 22);
+        assert_eq!(FAMILIES[0].functions.len(), 29);
         assert_eq!(FAMILIES[0].functions[13].0, "__libc_malloc");
         let names = wanted_names(FAMILIES);
-        assert_eq!(names.len(), 24); // 22 functions, __libc_mallopt, _rtld_global
+        assert_eq!(names.len(), 31); // 29 functions, __libc_mallopt, _rtld_global
         assert!(names.is_sorted());
     }
 }

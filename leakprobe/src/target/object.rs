@@ -46,7 +46,6 @@ struct Key {
 pub struct ObjectCache {
     roots: HashMap<RootId, Arc<File>>,
     objects: HashMap<Key, Arc<Object>>,
-    files: HashMap<(RootId, FileId), Arc<Object>>,
 }
 
 impl ObjectCache {
@@ -68,19 +67,7 @@ impl ObjectCache {
     /// Lets go of the objects that nobody else holds any more: those of processes that have ended, and of
     /// libraries unloaded since.
     pub fn prune(&mut self) {
-        // Each object is counted once in `objects` for each of its names, and once in `files`.
-        let mut names: HashMap<*const Object, usize> = HashMap::new();
-        for object in self.objects.values() {
-            *names.entry(Arc::as_ptr(object)).or_default() += 1;
-        }
-        self.files.retain(|_, object| {
-            Arc::strong_count(object) > 1 + names.get(&Arc::as_ptr(object)).copied().unwrap_or(0)
-        });
-        let files = &self.files;
-        self.objects.retain(|key, object| match &object.file {
-            Ok(_) => files.contains_key(&(key.root, object.id)),
-            Err(_) => Arc::strong_count(object) > 1,
-        });
+        self.objects.retain(|_, object| Arc::strong_count(object) > 1);
         self.roots.retain(|_, root| Arc::strong_count(root) > 1);
     }
 }
@@ -201,17 +188,13 @@ impl ObjectCache {
         }
         let opened = open::open_mapped(process, root, line, path, marked_deleted);
         let object = match opened {
-            Ok(opened) => {
-                let fresh = Object {
-                    id: opened.id,
-                    path: root.path_as_seen(&opened.path),
-                    file: Ok(opened.file),
-                    deleted: opened.deleted,
-                    root: Some(Arc::clone(&root.handle)),
-                };
-                let shared = self.files.get(&(root.id, opened.id)).filter(|o| o.deleted == fresh.deleted);
-                shared.cloned().unwrap_or_else(|| Arc::new(fresh))
-            }
+            Ok(opened) => Arc::new(Object {
+                id: opened.id,
+                path: root.path_as_seen(&opened.path),
+                file: Ok(opened.file),
+                deleted: opened.deleted,
+                root: Some(Arc::clone(&root.handle)),
+            }),
             Err(reason) => {
                 // The same failure again: the same object, so that nobody takes it for a new one.
                 if let Some(known) = known.filter(|o| o.file.as_ref().err() == Some(&reason)) {
@@ -226,9 +209,6 @@ impl ObjectCache {
                 })
             }
         };
-        if object.file.is_ok() {
-            self.files.insert((root.id, object.id), Arc::clone(&object));
-        }
         self.objects.insert(key, Arc::clone(&object));
         Some(object)
     }

@@ -4,6 +4,9 @@
 //! families (linkers store `malloc` as the tail of `__libc_malloc`, so any position may be one); then the
 //! symbols, for those whose name is at one of these positions. Nothing is kept but the hits.
 
+#[cfg(test)]
+mod tests;
+
 use object::{
     LittleEndian as LE,
     elf::{SHN_ABS, SHN_UNDEF, STB_LOCAL, STT_FUNC, Sym64},
@@ -102,6 +105,9 @@ struct Hit {
     size: u64,
     /// Whether it is a function that can be probed; a mark that is data only tells what the object is.
     function: bool,
+    /// A program's own `static void free()` is nobody's allocator. But a linker may have made a global name
+    /// local (`malloc` of a static PIE): it counts where a global one, `__malloc`, has its address.
+    local: bool,
 }
 
 /// Searches an object for the functions of one of `families`, first in its dynamic symbols, and, when they
@@ -120,7 +126,7 @@ pub fn find_functions<R: ReadAt + ?Sized>(file: &R, families: &[Family]) -> Resu
             return Ok(found);
         }
     }
-    // Debuggers' tables may be damaged or missing without harm to the program.
+    // The program runs without this table: nobody has checked it yet.
     if let Some(table) = elf.full_symbols()? {
         searched |= table.count > 1;
         if let Some(found) = search(&elf, table, &names, families)? {
@@ -144,7 +150,7 @@ fn search<R: ReadAt + ?Sized>(
     }
     let positions = find_names(elf.file, table, names)?;
     let hits = find_hits(elf.file, table, &positions)?;
-    let defines = |name: &str| hits.iter().any(|h| h.name == name);
+    let defines = |name: &str| hits.iter().any(|h| h.name == name && !h.local);
     let Some(family) = families.iter().position(|f| f.recognised_by.iter().all(|name| defines(name))) else {
         return Ok(None);
     };
@@ -197,8 +203,7 @@ fn find_names<R: ReadAt + ?Sized>(
     Ok(hits)
 }
 
-/// The defined global symbols at these positions. Local ones are left out: a program's own `static void
-/// free()` is nobody's allocator.
+/// The defined symbols at these positions.
 fn find_hits<R: ReadAt + ?Sized>(
     file: &R,
     table: Table,
@@ -210,7 +215,7 @@ fn find_hits<R: ReadAt + ?Sized>(
         return Ok(hits);
     }
     each_symbol(file, table, |symbol| {
-        if !is_defined(symbol) || symbol.st_info >> 4 == STB_LOCAL {
+        if !is_defined(symbol) {
             return true;
         }
         let Ok(at) = positions.binary_search_by_key(&symbol.st_name.get(LE), |&(position, _)| position)
@@ -220,7 +225,8 @@ fn find_hits<R: ReadAt + ?Sized>(
         // Not STT_GNU_IFUNC: its address that of the resolver, which runs once and allocates nothing.
         let function = symbol.st_info & 0xf == STT_FUNC;
         let (address, size) = (symbol.st_value.get(LE), symbol.st_size.get(LE));
-        hits.push(Hit { name: positions[at].1, address, size, function });
+        let local = symbol.st_info >> 4 == STB_LOCAL;
+        hits.push(Hit { name: positions[at].1, address, size, function, local });
         too_many = hits.len() > MAX_HITS;
         !too_many
     })?;
@@ -252,9 +258,10 @@ fn functions<R: ReadAt + ?Sized>(
     family: &Family,
 ) -> Result<Vec<Function>, ObjectError> {
     let mut functions: Vec<Function> = Vec::new();
+    let of = |name, local| hits.iter().filter(move |h| h.function && h.name == name && h.local == local);
     // In the family's order: where names share an address, the first one's role counts.
     for &(name, role) in family.functions {
-        for hit in hits.iter().filter(|h| h.function && h.name == name) {
+        for hit in of(name, false) {
             let Some((file_offset, _)) = elf.code_offset(hit.address) else { continue };
             match functions.iter_mut().find(|f| f.file_offset == file_offset) {
                 Some(known) => {
@@ -271,6 +278,11 @@ fn functions<R: ReadAt + ?Sized>(
                     code: Vec::new(),
                 }),
             }
+        }
+    }
+    for &(name, _) in family.functions {
+        for hit in of(name, true) {
+            functions.iter_mut().filter(|f| f.address == hit.address).for_each(|f| f.symbols.push(name));
         }
     }
     let ends = code_ends(elf.file, table, &functions)?;

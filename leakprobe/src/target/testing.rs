@@ -80,6 +80,23 @@ impl Running {
         running
     }
 
+    /// Starts a program that sleeps as soon as it is ready, and waits for that.
+    pub fn start_and_settle(program: impl AsRef<OsStr>, arguments: &[&str]) -> Self {
+        let running = Self::start(program, arguments);
+        running.settle();
+        running
+    }
+
+    /// Waits until it sleeps: a child is handed to its parent before the kernel has mapped its program.
+    pub fn settle(&self) {
+        let proc = PathBuf::from(format!("/proc/{}", self.pid()));
+        until("the program sleeps", || {
+            let stat = String::from_utf8_lossy(&fs::read(proc.join("stat")).unwrap()).into_owned();
+            let asleep = stat.rsplit(')').next().unwrap().starts_with(" S ");
+            asleep && !fs::read(proc.join("cmdline")).unwrap().is_empty()
+        });
+    }
+
     pub fn pid(&self) -> u32 {
         self.0.id()
     }

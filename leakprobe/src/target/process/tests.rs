@@ -5,7 +5,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use super::{vitals::Status, *};
 use crate::target::{
     seccomp::SeccompMode,
-    testing::{Folder, Running, is_root, until},
+    testing::{Folder, Running, until},
 };
 
 fn refusal(pid: u32) -> String {
@@ -16,9 +16,8 @@ fn refusal(pid: u32) -> String {
 
 #[test]
 fn a_running_process_is_held_and_read() {
-    let child = Running::start("sleep", &["1000"]);
+    let child = Running::start_and_settle("sleep", &["1000"]);
     let process = Process::open(child.pid()).unwrap();
-    until("sleep runs", || process.name().unwrap() == "sleep");
     assert_eq!(process.command_line().unwrap(), ["sleep", "1000"]);
     let vitals = process.vitals().unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", child.pid())).unwrap();
@@ -39,7 +38,7 @@ fn a_running_process_is_held_and_read() {
 
 #[test]
 fn a_process_that_ended_gives_errors_and_no_numbers() {
-    let mut child = Running::start("sleep", &["1000"]);
+    let mut child = Running::start_and_settle("sleep", &["1000"]);
     let process = Process::open(child.pid()).unwrap();
     child.0.kill().unwrap();
     waitid(
@@ -60,7 +59,7 @@ fn a_process_that_ended_gives_errors_and_no_numbers() {
 
 #[test]
 fn a_number_in_use_again_is_another_process() {
-    let mut first = Running::start("sleep", &["1000"]);
+    let mut first = Running::start_and_settle("sleep", &["1000"]);
     let pid = first.pid();
     let process = Process::open(pid).unwrap();
     first.end();
@@ -69,7 +68,7 @@ fn a_number_in_use_again_is_another_process() {
         if let Err(e) = fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()) {
             return eprintln!("skipped: this process may not choose the next PID: {e}");
         }
-        let second = Running::start("sleep", &["1000"]);
+        let second = Running::start_and_settle("sleep", &["1000"]);
         if second.pid() == pid {
             assert!(process.vitals().is_err());
             assert!(process.command_line().is_err());
@@ -167,9 +166,8 @@ fn a_process_whose_main_thread_has_ended_is_no_zombie() {
 fn names_cannot_pass_for_anything_else() {
     let folder = Folder::new();
     let name = ") Z 1\n(\u{1b}";
-    let child = Running::start(folder.sleep(name), &["1000"]);
+    let child = Running::start_and_settle(folder.sleep(name), &["1000"]);
     let process = Process::open(child.pid()).unwrap();
-    until("the copy runs", || process.name().unwrap() == name);
     let vitals = process.vitals().unwrap();
     assert_eq!((vitals.name.as_str(), vitals.threads), (name, 1));
     assert_eq!(process.command_line().unwrap()[1..], ["1000"]);
@@ -235,10 +233,9 @@ fn programs_of_32_bits_are_refused() {
     let path = folder.join("old");
     fs::write(&path, pause_32()).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    if let Err(e) = Command::new(&path).spawn().map(|mut c| (c.kill(), c.wait())) {
-        if e.raw_os_error() == Some(libc::ENOEXEC) {
-            return eprintln!("skipped: this kernel does not run 32-bit programs");
-        }
+    let attempt = Command::new(&path).spawn().map(|mut child| child.kill().and_then(|()| child.wait()));
+    if attempt.is_err_and(|e| e.raw_os_error() == Some(libc::ENOEXEC)) {
+        return eprintln!("skipped: this kernel does not run 32-bit programs");
     }
     let child = Running::start(&path, &[]);
     let pid = child.pid();
@@ -270,9 +267,6 @@ fn programs_of_other_machines_are_told_apart() {
 
 #[test]
 fn without_permission_the_capabilities_are_named() {
-    if !is_root() {
-        return eprintln!("skipped: this test takes root's rights away, and runs without them");
-    }
     // What the kernel answers to somebody who may not look into a process.
     let denied = TargetError::from_io(9, "open the program of", io::Error::from_raw_os_error(libc::EACCES));
     assert_eq!(
