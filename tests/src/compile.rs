@@ -43,7 +43,8 @@ const RECIPES: &[Recipe] = &[
 ];
 
 /// Frame pointers, line numbers, and a frame of its own for every call.
-const FLAGS: &[&str] = &["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-fno-builtin"];
+const FLAGS: &[&str] =
+    &["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-fno-builtin"];
 
 /// Names of all victims in C and C++.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -36,8 +36,13 @@ pub fn fresh_output() -> PathBuf {
 /// The arguments that every test gives, but for those that `extra` sets itself.
 pub fn arguments(output: &Path, extra: &[&str]) -> Vec<String> {
     let output = output.display().to_string();
-    let defaults =
-        [("--format", "json"), ("--output", output.as_str()), ("--interval", "1s"), ("--older", "0s"), ("--top", "1000")];
+    let defaults = [
+        ("--format", "json"),
+        ("--output", output.as_str()),
+        ("--interval", "1s"),
+        ("--older", "0s"),
+        ("--top", "1000"),
+    ];
     let missing = defaults.iter().filter(|(option, _)| !extra.contains(option));
     let mut arguments: Vec<String> =
         missing.flat_map(|(option, value)| [option.to_string(), value.to_string()]).collect();
@@ -51,10 +56,13 @@ pub fn arguments(output: &Path, extra: &[&str]) -> Vec<String> {
 ///
 /// When the file can't be read, or a line isn't a report.
 pub fn reports(output: &Path) -> Vec<Report> {
-    let text = fs::read_to_string(output).unwrap_or_else(|e| panic!("failed to read {}: {e}", output.display()));
+    let text =
+        fs::read_to_string(output).unwrap_or_else(|e| panic!("failed to read {}: {e}", output.display()));
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let reports: Vec<Report> = whole
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("failed to read a report: {e}: {line}")))
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("failed to read a report: {e}: {line}"))
+        })
         .collect();
     for (report, number) in reports.iter().zip(1..) {
         assert_eq!(report.sequence, number, "reports are numbered from 1 without gaps");
@@ -70,7 +78,8 @@ pub fn reports(output: &Path) -> Vec<Report> {
 /// When there is none, or another is final; and as [`reports`].
 pub fn final_reports(output: &Path) -> Vec<Report> {
     let reports = reports(output);
-    let finals: Vec<u64> = reports.iter().filter(|report| report.is_final).map(|report| report.sequence).collect();
+    let finals: Vec<u64> =
+        reports.iter().filter(|report| report.is_final).map(|report| report.sequence).collect();
     assert_eq!(finals, [reports.len() as u64], "the last report, and only it, is final");
     reports
 }
@@ -178,6 +187,17 @@ impl Probe {
         self.end()
     }
 
+    /// As [`Probe::finish`], while another leakprobe keeps its probes in the same process.
+    ///
+    /// # Panics
+    ///
+    /// As there, but for probes that are left.
+    pub fn finish_beside_others(mut self) -> Vec<Report> {
+        self.pids.clear();
+        self.signal(libc::SIGINT);
+        self.end()
+    }
+
     /// Waits until leakprobe ends by itself, as when its targets exit; else as [`Probe::finish`].
     ///
     /// # Panics
@@ -242,7 +262,10 @@ impl Drop for Probe {
 /// Whether a process is there and not a zombie.
 fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().next()).is_some_and(|state| state != "Z")
+    stat.rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_ascii_whitespace().next())
+        .is_some_and(|state| state != "Z")
 }
 
 #[cfg(test)]

@@ -167,8 +167,7 @@ impl Account {
 impl Ledger {
     /// The accounts by name.
     pub fn accounts(&self) -> impl Iterator<Item = (&'static str, &Account)> {
-        let always =
-            [("allocations", &self.allocations), ("frees", &self.frees), ("records", &self.records)];
+        let always = [("allocations", &self.allocations), ("frees", &self.frees), ("records", &self.records)];
         always.into_iter().chain(self.ranges.as_ref().map(|ranges| ("ranges", ranges)))
     }
 
@@ -271,10 +270,12 @@ impl Report {
         };
         for (name, account) in self.ledger.accounts() {
             let (hits, in_flight) = (account.hits, account.in_flight);
-            let _ = writeln!(text, "  {name}: {hits} hits,{}, in flight {in_flight}", entries(&account.outcomes));
+            let _ =
+                writeln!(text, "  {name}: {hits} hits,{}, in flight {in_flight}", entries(&account.outcomes));
         }
         let (remarks, misses) = (entries(&self.ledger.remarks), entries(&self.ledger.recursion_misses));
-        let _ = writeln!(text, "  remarks:{remarks}; recursion misses:{misses}; warnings: {:?}", self.warnings);
+        let _ =
+            writeln!(text, "  remarks:{remarks}; recursion misses:{misses}; warnings: {:?}", self.warnings);
         text
     }
 }

@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use crate::compile;
 
@@ -21,12 +22,26 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// Live tests attach to other processes: that needs root.
+///
+/// # Panics
+///
+/// When this isn't root. It isn't a reason to skip: a live test that does nothing must not pass.
+pub fn require_root() {
+    let owner = fs::metadata("/proc/self").expect("failed to look at /proc/self").uid();
+    assert_eq!(
+        owner, 0,
+        "live tests attach probes to other processes: run them as root (sudo cargo xtask test)"
+    );
+}
+
 /// The program under test: `LEAKPROBE_BIN`, or the workspace's release build.
 ///
 /// # Panics
 ///
-/// When it isn't there.
+/// When this isn't root, or it isn't there.
 pub fn leakprobe() -> PathBuf {
+    require_root();
     let path = match env::var_os("LEAKPROBE_BIN") {
         Some(path) => PathBuf::from(path),
         None => compile::target().join("release/leakprobe"),

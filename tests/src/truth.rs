@@ -33,7 +33,8 @@ impl Truth {
         };
         let mut values = Values::new();
         for word in words {
-            let (key, number) = word.split_once('=').ok_or_else(|| format!("no `=` in {word:?} of {line:?}"))?;
+            let (key, number) =
+                word.split_once('=').ok_or_else(|| format!("no `=` in {word:?} of {line:?}"))?;
             let number = number.parse().map_err(|e| format!("failed to read {word:?} of {line:?}: {e}"))?;
             values.insert(key.to_owned(), number);
         }
