@@ -112,7 +112,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Strin
 }
 
 impl Ended {
-    /// An error as a user must see it: this exit status, one line, which names each of `names`.
+    /// An error as a user must see it: this exit status, one line, which names each of `names` (in either case).
     ///
     /// # Panics
     ///
@@ -120,8 +120,9 @@ impl Ended {
     pub fn check_error(&self, status: i32, names: &[&str]) {
         assert_eq!(self.status.code(), Some(status), "the exit status: {self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "one line of explanation: {self:?}");
+        let said = self.stderr.to_lowercase();
         for name in names {
-            assert!(self.stderr.contains(name), "the error names {name}: {self:?}");
+            assert!(said.contains(&name.to_lowercase()), "the error names {name}: {self:?}");
         }
         assert_eq!(self.stdout, "", "nothing on the standard output");
     }

@@ -100,7 +100,23 @@ mod tests {
     }
 
     #[test]
-    fn an_untouched_process_is_whole() {
-        assert_eq!(patched(std::process::id()), []);
+    fn one_byte_written_over_the_code_is_found() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("failed to start cat");
+        let pid = child.id();
+        while fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| !path.ends_with("cat")) {
+            thread::yield_now();
+        }
+        assert_eq!(patched(pid), []);
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
+        let range = maps.lines().find_map(code_range).expect("code of a file");
+        let memory = File::options().write(true).open(format!("/proc/{pid}/mem")).expect("its memory");
+        memory.write_all_at(&[0xcc], range.address + 100).expect("failed to write over its code");
+        let found = patched(pid);
+        child.kill().expect("failed to kill cat");
+        child.wait().expect("failed to wait for cat");
+        assert_eq!(found, [(range.path, range.offset + 100)]);
     }
 }

@@ -43,13 +43,13 @@ impl Victim {
         Self::spawn(program, |command| command.args(arguments))
     }
 
-    /// As [`Victim::start`], as another user.
+    /// As [`Victim::start_at`], as another user, who must be allowed to run the program.
     ///
     /// # Panics
     ///
     /// As there, and when this isn't root.
-    pub fn start_as(user: u32, name: &str) -> Victim {
-        Self::spawn(&compile::victim(name), |command| command.uid(user).gid(user))
+    pub fn start_as(user: u32, program: &Path) -> Victim {
+        Self::spawn(program, |command| command.uid(user).gid(user))
     }
 
     fn spawn(program: &Path, adjust: impl FnOnce(&mut Command) -> &mut Command) -> Victim {

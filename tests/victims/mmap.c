@@ -1,7 +1,8 @@
 /* The mmap family: every call straight from its row's function, so that the row is the first frame.
  *
  * `rows` makes each call; `wrappers` does some of it through the C library; `early` gives back what was
- * mapped before `ready`. Lengths are whole pages. A row's truth has no `blocks` where the number of
+ * mapped before `ready`; `heap` only takes blocks. One phase a process: `rows` moves the break behind the
+ * C library's back. Lengths are whole pages. A row's truth has no `blocks` where the number of
  * ranges is a matter of taste: a range that was split, or one that was glued to its neighbour.
  */
 #define _GNU_SOURCE

@@ -48,7 +48,7 @@ fn no_such_process() {
 }
 
 #[test]
-fn a_thread_that_is_not_a_process_or_no_number_is_a_usage_error() {
+fn what_is_no_process_number_is_a_usage_error() {
     for word in ["0", "-1", "x", "4294967296", ""] {
         let ended = leakprobe(&[&format!("--pid={word}")]);
         assert_eq!(ended.status.code(), Some(2), "{word:?}: {ended:?}");
@@ -149,21 +149,25 @@ fn a_process_without_an_allocator() {
 
 #[test]
 fn not_root() {
-    let mut victim = Victim::start_as(NOBODY, "leak");
-    // A copy where everybody may look: the build's own folder may be closed to others.
+    // Copies where everybody may look: the build's own folder may be closed to others.
     let folder = std::env::temp_dir().join(format!("leakprobe-test.{}", std::process::id()));
     fs::create_dir_all(&folder).expect("failed to make a folder");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("failed to open a folder");
-    let copy = folder.join("leakprobe");
-    fs::copy(run::leakprobe(), &copy).expect("failed to copy leakprobe");
+    let (tool, target) = (folder.join("leakprobe"), folder.join("leak"));
+    fs::copy(run::leakprobe(), &tool).expect("failed to copy leakprobe");
+    fs::copy(compile::victim("leak"), &target).expect("failed to copy a victim");
+
+    // The target is the same user's: it is not the target that asks for root.
+    let mut victim = Victim::start_as(NOBODY, &target);
     let pid = victim.pid().to_string();
-    let mut command = Command::new(&copy);
+    let mut command = Command::new(&tool);
     command.args(["--pid", &pid, "--duration", "1s"]).uid(NOBODY).gid(NOBODY).current_dir("/");
     let ended = run::to_end(&mut command);
+    let untouched = text::patched(victim.pid());
     fs::remove_dir_all(&folder).expect("failed to remove a folder");
     ended.check_error(1, &["CAP_BPF", "CAP_PERFMON", "root"]);
+    assert_eq!(untouched, []);
     assert!(victim.is_alive());
-    text::check_whole(victim.pid());
     victim.quit();
 }
 
@@ -195,7 +199,7 @@ fn usage_errors_end_with_2_and_attach_nothing() {
         (&["--min-size", "4k", "--max-size", "64"], "--min-size"),
         (&["--interval", "soon"], "--interval"),
         (&["--interval", "0s"], "--interval"),
-        (&["--older", "-5s"], "--older"),
+        (&["--older=-5s"], "--older"),
         (&["--top", "0"], "--top"),
         (&["--max-blocks", "0"], "--max-blocks"),
         (&["--max-stacks", "many"], "--max-stacks"),

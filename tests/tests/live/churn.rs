@@ -68,6 +68,8 @@ fn a_cleared_cache_is_empty() {
     let truth = victim.run("clear");
     let reports = probe.finish();
     truth.check(last(&reports));
-    assert_eq!(last(&reports).totals.live_blocks, 0);
+    let totals = &last(&reports).totals;
+    assert_eq!(totals.live_blocks, 0);
+    assert!(totals.freed_blocks >= CACHE && totals.freed_blocks == totals.allocated_blocks, "{totals:?}");
     victim.quit();
 }

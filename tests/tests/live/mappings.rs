@@ -41,6 +41,8 @@ fn ranges_from_before_the_attach_are_unknown_and_never_negative() {
     let reports = probe.finish();
     truth.check(last(&reports));
     assert_eq!((last(&reports).totals.live_blocks, last(&reports).totals.live_bytes), (0, 0));
+    let ranges = last(&reports).ledger.ranges.as_ref().expect("the ranges' account");
+    assert!(ranges.hits >= 3, "two munmaps and a brk{}", last(&reports).digest());
     victim.quit();
 }
 
