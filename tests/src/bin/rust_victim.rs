@@ -1,0 +1,191 @@
+//! A Rust victim: every way in which Rust takes a block, with its truth.
+//!
+//! The same protocol as `victims/victim.h`: `rows` makes each call. Lines are formatted on the stack, and
+//! sent and received without buffers of the library's own, so that every block is a row's.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::{self, Cursor, Read as _, Write as _};
+use std::mem;
+use std::os::fd::AsFd as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+struct Wire {
+    input: File,
+    output: File,
+}
+
+impl Wire {
+    fn open() -> io::Result<Wire> {
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Wire { input, output })
+    }
+
+    fn say(&mut self, text: std::fmt::Arguments) -> io::Result<()> {
+        let mut line = [0; 256];
+        let mut cursor = Cursor::new(&mut line[..]);
+        cursor.write_fmt(text)?;
+        let length = usize::try_from(cursor.position()).map_err(io::Error::other)?;
+        self.output.write_all(&line[..length])
+    }
+
+    fn tell(&mut self, row: &str, blocks: usize, bytes: usize) -> io::Result<()> {
+        self.say(format_args!("truth *rust_victim::{row}* blocks={blocks} bytes={bytes}\n"))
+    }
+
+    /// The next command; `None` for `quit` and at the end.
+    fn next<'line>(&mut self, line: &'line mut [u8; 64]) -> io::Result<Option<&'line [u8]>> {
+        let mut length = 0;
+        let mut byte = [0];
+        while self.input.read(&mut byte)? == 1 {
+            if byte[0] == b'\n' {
+                let command = &line[..length];
+                return Ok((command != b"quit").then_some(command));
+            }
+            *line.get_mut(length).ok_or(io::ErrorKind::InvalidInput)? = byte[0];
+            length += 1;
+        }
+        Ok(None)
+    }
+}
+
+#[inline(never)]
+fn leak_boxes() {
+    for _ in 0..100 {
+        mem::forget(black_box(Box::new([1_u8; 64])));
+    }
+}
+
+#[inline(never)]
+fn leak_vectors() {
+    for _ in 0..10 {
+        mem::forget(black_box(Vec::<u32>::with_capacity(250)));
+    }
+}
+
+/// Grows by doubling: 8, 16, ... 1,024 bytes, by realloc.
+#[inline(never)]
+fn grow_a_vector() {
+    let mut bytes = Vec::new();
+    for number in 0..1000_u16 {
+        bytes.push(number.to_le_bytes()[0]);
+    }
+    assert_eq!(bytes.capacity(), 1024);
+    mem::forget(black_box(bytes));
+}
+
+#[inline(never)]
+fn shrink_a_vector() {
+    let mut bytes = Vec::with_capacity(1000);
+    bytes.extend_from_slice(b"ten bytes.");
+    bytes.shrink_to_fit();
+    assert_eq!(bytes.capacity(), 10);
+    mem::forget(black_box(bytes));
+}
+
+/// Zeroed memory comes from calloc.
+#[inline(never)]
+fn leak_zeros() {
+    mem::forget(black_box(vec![0_u8; 100_000]));
+}
+
+#[inline(never)]
+fn leak_texts() {
+    for length in 30..50 {
+        mem::forget(black_box("x".repeat(length)));
+    }
+}
+
+/// Two counts of 8 bytes, then the value.
+#[inline(never)]
+fn leak_arcs() {
+    for _ in 0..8 {
+        mem::forget(black_box(Arc::new([7_u64; 4])));
+    }
+}
+
+/// A cycle of two that nothing reaches.
+#[inline(never)]
+fn leak_a_cycle() {
+    struct Knot {
+        other: std::cell::RefCell<Option<Rc<Knot>>>,
+    }
+    let one = Rc::new(Knot { other: None.into() });
+    let two = Rc::new(Knot { other: Some(one.clone()).into() });
+    *one.other.borrow_mut() = Some(two);
+    black_box(&one);
+}
+
+#[inline(never)]
+fn leak_closures() {
+    for number in 0..5_u64 {
+        let captured = [number; 3];
+        let closure: Box<dyn Fn() -> u64> = Box::new(move || captured.iter().sum());
+        mem::forget(black_box(closure));
+    }
+}
+
+/// An alignment above malloc's own: posix_memalign or aligned_alloc.
+#[inline(never)]
+fn leak_aligned() {
+    #[repr(align(64))]
+    struct Line([u8; 128]);
+    let line = Box::new(Line([3; 128]));
+    black_box(line.0[5]);
+    mem::forget(black_box(line));
+}
+
+#[inline(never)]
+fn generic_leak<Element: Default>() {
+    mem::forget(black_box(Box::new(Element::default())));
+}
+
+#[inline(never)]
+fn drop_everything() {
+    drop(black_box(Box::new([0_u8; 300])));
+    drop(black_box(vec![Arc::new(1), Arc::new(2)]));
+    drop(black_box("gone".repeat(20)));
+}
+
+fn rows(wire: &mut Wire) -> io::Result<()> {
+    leak_boxes();
+    wire.tell("leak_boxes", 100, 6400)?;
+    leak_vectors();
+    wire.tell("leak_vectors", 10, 10_000)?;
+    grow_a_vector();
+    wire.tell("grow_a_vector", 1, 1024)?;
+    shrink_a_vector();
+    wire.tell("shrink_a_vector", 1, 10)?;
+    leak_zeros();
+    wire.tell("leak_zeros", 1, 100_000)?;
+    leak_texts();
+    wire.tell("leak_texts", 20, (30..50).sum())?;
+    leak_arcs();
+    wire.tell("leak_arcs", 8, 8 * 48)?;
+    leak_a_cycle();
+    wire.tell("leak_a_cycle", 2, 2 * 32)?;
+    leak_closures();
+    wire.tell("leak_closures", 5, 5 * 24)?;
+    leak_aligned();
+    wire.tell("leak_aligned", 1, 128)?;
+    generic_leak::<[u64; 16]>();
+    wire.tell("generic_leak", 1, 128)?;
+    drop_everything();
+    wire.tell("drop_everything", 0, 0)
+}
+
+fn main() -> io::Result<()> {
+    let mut wire = Wire::open()?;
+    wire.say(format_args!("ready {}\n", std::process::id()))?;
+    let mut line = [0; 64];
+    while let Some(command) = wire.next(&mut line)? {
+        if command != b"rows" {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        rows(&mut wire)?;
+        wire.say(format_args!("done\n"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Builds the C and C++ victims, once for each change of their source.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::SystemTime;
+use std::{env, fs};
+
+/// How one victim is built.
+struct Recipe {
+    name: &'static str,
+    source: &'static str,
+    flags: &'static [&'static str],
+    /// Another victim that is linked in.
+    library: Option<&'static str>,
+}
+
+const fn plain(name: &'static str, source: &'static str) -> Recipe {
+    Recipe { name, source, flags: &["-pthread", "-ldl"], library: None }
+}
+
+const RECIPES: &[Recipe] = &[
+    plain("semantics", "semantics.c"),
+    plain("leak", "leak.c"),
+    Recipe { flags: &["-static"], ..plain("leak_static", "leak.c") },
+    plain("threads", "threads.c"),
+    plain("jump", "jump.c"),
+    plain("cancel", "cancel.c"),
+    plain("life", "life.c"),
+    plain("dlopen", "dlopen.c"),
+    Recipe { flags: &["-shared", "-fPIC"], ..plain("plugin.so", "plugin.c") },
+    plain("churn", "churn.c"),
+    plain("stacks", "stacks.c"),
+    plain("mmap", "mmap.c"),
+    plain("cpp", "cpp.cpp"),
+    Recipe { flags: &["-shared", "-fPIC"], ..plain("libconstructor.so", "constructor.c") },
+    Recipe {
+        flags: &["-Wl,-rpath,$ORIGIN"],
+        library: Some("libconstructor.so"),
+        ..plain("command", "command.c")
+    },
+    Recipe { flags: &["-nostdlib", "-static", "-fno-stack-protector"], ..plain("bare", "bare.c") },
+];
+
+/// Frame pointers, line numbers, and a frame of its own for every call.
+const FLAGS: &[&str] =
+    &["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-fno-builtin"];
+
+/// Names of all victims in C and C++.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    RECIPES.iter().map(|recipe| recipe.name)
+}
+
+/// The folder that victims are built in.
+pub fn folder() -> PathBuf {
+    target().join("victims")
+}
+
+/// The workspace's target folder.
+pub fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+    }
+}
+
+/// The path of a victim, built where it is missing or older than what it is made of.
+///
+/// # Panics
+///
+/// When there is no such victim, or the compiler is missing or fails.
+pub fn victim(name: &str) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    build(name)
+}
+
+fn build(name: &str) -> PathBuf {
+    let recipe = RECIPES
+        .iter()
+        .find(|recipe| recipe.name == name)
+        .unwrap_or_else(|| panic!("there is no victim {name}: add it to RECIPES in {}", file!()));
+    let library = recipe.library.map(build);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("victims");
+    let (source, header) = (sources.join(recipe.source), sources.join("victim.h"));
+    let product = folder().join(name);
+
+    let compiler = if recipe.source.ends_with(".cpp") { "c++" } else { "cc" };
+    let mut command = Command::new(compiler);
+    command.args(FLAGS).arg(&source).args(&library).args(recipe.flags).arg("-o");
+
+    // The test program carries the recipes: a newer one may have others.
+    let this = env::current_exe().expect("failed to find this test program");
+    let made_of = [Some(&source), Some(&header), Some(&this), library.as_ref()];
+    let newest = made_of.into_iter().flatten().filter_map(|path| changed(path)).max();
+    if changed(&product).is_some_and(|built| Some(built) >= newest) {
+        return product;
+    }
+    fs::create_dir_all(folder()).unwrap_or_else(|e| panic!("failed to make {}: {e}", folder().display()));
+    // Renamed when it is whole: a test program beside this one never sees half a victim.
+    let draft = folder().join(format!(".{name}.{}", std::process::id()));
+    let output = command.arg(&draft).output().unwrap_or_else(|e| {
+        panic!("failed to run {compiler} on {}: {e}; install a C and C++ compiler", source.display())
+    });
+    assert!(
+        output.status.success(),
+        "failed to compile {}: {}",
+        source.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    fs::rename(&draft, &product).unwrap_or_else(|e| panic!("failed to place {}: {e}", product.display()));
+    product
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_victim_compiles_and_is_built_once() {
+        for name in names() {
+            let path = victim(name);
+            let first = changed(&path);
+            assert_eq!((victim(name), changed(&path)), (path.clone(), first), "{name}");
+        }
+    }
+}

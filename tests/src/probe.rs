@@ -1,0 +1,287 @@
+//! leakprobe at work on a victim.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use crate::report::Report;
+use crate::{compile, run, text};
+
+/// What leakprobe says on its error output once every probe is in.
+const IN_PLACE: &str = "leakprobe: probes in place";
+
+/// A running leakprobe; killed when it goes out of scope.
+#[derive(Debug)]
+pub struct Probe {
+    child: Child,
+    output: PathBuf,
+    errors: Receiver<String>,
+    said: Vec<String>,
+    pids: Vec<u32>,
+}
+
+/// A path for one more output file.
+pub fn fresh_output() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let folder = compile::folder();
+    let _ = fs::create_dir_all(&folder);
+    folder.join(format!("report.{}.{number}.json", std::process::id()))
+}
+
+/// The arguments that every test gives, but for those that `extra` sets itself.
+pub fn arguments(output: &Path, extra: &[&str]) -> Vec<String> {
+    let output = output.display().to_string();
+    let defaults = [
+        ("--format", "json"),
+        ("--output", output.as_str()),
+        ("--interval", "1s"),
+        ("--older", "0s"),
+        ("--top", "1000"),
+    ];
+    let missing = defaults.iter().filter(|(option, _)| !extra.contains(option));
+    let mut arguments: Vec<String> =
+        missing.flat_map(|(option, value)| [option.to_string(), value.to_string()]).collect();
+    arguments.extend(extra.iter().map(|word| word.to_string()));
+    arguments
+}
+
+/// The reports in a file, each checked to balance; a last line that is still being written is left out.
+///
+/// # Panics
+///
+/// When the file can't be read, or a line isn't a report.
+pub fn reports(output: &Path) -> Vec<Report> {
+    let text =
+        fs::read_to_string(output).unwrap_or_else(|e| panic!("failed to read {}: {e}", output.display()));
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let reports: Vec<Report> = whole
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("failed to read a report: {e}: {line}"))
+        })
+        .collect();
+    for (report, number) in reports.iter().zip(1..) {
+        assert_eq!(report.sequence, number, "reports are numbered from 1 without gaps");
+        report.check_books();
+    }
+    reports
+}
+
+/// The reports of a session that has ended: the last one, and only it, is final.
+///
+/// # Panics
+///
+/// When there is none, or another is final; and as [`reports`].
+pub fn final_reports(output: &Path) -> Vec<Report> {
+    let reports = reports(output);
+    let finals: Vec<u64> =
+        reports.iter().filter(|report| report.is_final).map(|report| report.sequence).collect();
+    assert_eq!(finals, [reports.len() as u64], "the last report, and only it, is final");
+    reports
+}
+
+impl Probe {
+    /// Attaches to a process and waits until the probes are in place.
+    ///
+    /// # Panics
+    ///
+    /// When leakprobe refuses, or takes longer than [`run::PATIENCE`].
+    pub fn attach(pid: u32, extra: &[&str]) -> Probe {
+        Self::attach_all(&[pid], extra)
+    }
+
+    /// Attaches to several processes.
+    ///
+    /// # Panics
+    ///
+    /// As [`Probe::attach`].
+    pub fn attach_all(pids: &[u32], extra: &[&str]) -> Probe {
+        let mut probe = Self::launch(pids, extra);
+        probe.wait_in_place();
+        probe
+    }
+
+    /// Starts leakprobe and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be started.
+    pub fn launch(pids: &[u32], extra: &[&str]) -> Probe {
+        let output = fresh_output();
+        let mut command = run::command(pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]));
+        command.args(arguments(&output, extra));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("failed to start {command:?}: {e}"));
+        let lines = BufReader::new(child.stderr.take().expect("a piped error output"));
+        let (sender, errors) = mpsc::channel();
+        thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Probe { child, output, errors, said: Vec::new(), pids: pids.to_vec() }
+    }
+
+    fn wait_in_place(&mut self) {
+        let deadline = Instant::now() + run::PATIENCE;
+        loop {
+            match self.errors.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let in_place = line.starts_with(IN_PLACE);
+                    self.said.push(line);
+                    if in_place {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.fail("did not get its probes in place in time"),
+                Err(RecvTimeoutError::Disconnected) => self.fail("ended before its probes were in place"),
+            }
+        }
+    }
+
+    /// leakprobe's own process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A report of which every part was read after this call.
+    ///
+    /// # Panics
+    ///
+    /// When none comes within [`run::PATIENCE`].
+    pub fn next_report(&mut self) -> Report {
+        // The next report may be half done already; the one after it is not begun.
+        let wanted = self.reports_so_far() + 2;
+        let deadline = Instant::now() + run::PATIENCE;
+        while self.reports_so_far() < wanted {
+            if Instant::now() >= deadline || !matches!(self.child.try_wait(), Ok(None)) {
+                self.fail("wrote no more reports");
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        reports(&self.output).swap_remove(wanted - 1)
+    }
+
+    fn reports_so_far(&self) -> usize {
+        fs::read(&self.output).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// Interrupts leakprobe as Ctrl-C does, and returns all reports of the session.
+    ///
+    /// # Panics
+    ///
+    /// When leakprobe does not end with status 0, when its books don't balance, or when a probe is left
+    /// in a process that still runs.
+    pub fn finish(mut self) -> Vec<Report> {
+        self.signal(libc::SIGINT);
+        self.end()
+    }
+
+    /// As [`Probe::finish`], while another leakprobe keeps its probes in the same process.
+    ///
+    /// # Panics
+    ///
+    /// As there, but for probes that are left.
+    pub fn finish_beside_others(mut self) -> Vec<Report> {
+        self.pids.clear();
+        self.signal(libc::SIGINT);
+        self.end()
+    }
+
+    /// Waits until leakprobe ends by itself, as when its targets exit; else as [`Probe::finish`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Probe::finish`].
+    pub fn end(&mut self) -> Vec<Report> {
+        match run::wait(&mut self.child, run::PATIENCE) {
+            Some(status) if status.code() == Some(0) => {}
+            Some(status) => self.fail(&format!("ended with {status}")),
+            None => self.fail("did not end"),
+        }
+        for &pid in &self.pids {
+            if is_running(pid) {
+                text::check_whole(pid);
+            }
+        }
+        let reports = final_reports(&self.output);
+        let _ = fs::remove_file(&self.output);
+        reports
+    }
+
+    /// Kills leakprobe as nothing can be prepared for, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.output);
+    }
+
+    /// Waits for the end, whatever it is: the exit status and what was said on the error output.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't end.
+    pub fn outcome(&mut self) -> (Option<i32>, String) {
+        let Some(status) = run::wait(&mut self.child, run::PATIENCE) else { self.fail("did not end") };
+        self.said.extend(self.errors.iter());
+        let _ = fs::remove_file(&self.output);
+        (status.code(), self.said.join("\n"))
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a process number");
+        // SAFETY: kill takes two integers; the child was not waited for yet, so the number is still its own.
+        let result = unsafe { libc::kill(pid, signal) };
+        assert_eq!(result, 0, "failed to send signal {signal} to leakprobe");
+    }
+
+    fn fail(&mut self, what: &str) -> ! {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.said.extend(self.errors.iter());
+        panic!("leakprobe on {:?} {what}; it said:\n{}", self.pids, self.said.join("\n"));
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether a process is there and not a zombie.
+fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_ascii_whitespace().next())
+        .is_some_and(|state| state != "Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_of_a_test_stand_in_for_the_defaults() {
+        let given = arguments(Path::new("/x"), &["--interval", "100ms", "--mmap"]);
+        let wanted = "--format json --output /x --older 0s --top 1000 --interval 100ms --mmap";
+        assert_eq!(given.join(" "), wanted);
+    }
+
+    #[test]
+    fn processes_run_until_they_are_zombies() {
+        assert!(is_running(std::process::id()));
+        assert!(!is_running(0));
+    }
+}

@@ -1,0 +1,159 @@
+//! A running victim: a child that tells its truth after every phase.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use crate::compile;
+use crate::run;
+use crate::truth::Truth;
+
+/// How long a victim may take for a phase before the test gives up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A victim; killed when it goes out of scope.
+#[derive(Debug)]
+pub struct Victim {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    name: String,
+}
+
+impl Victim {
+    /// Builds a C or C++ victim, starts it, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When the victim can't be built or started.
+    pub fn start(name: &str, arguments: &[&str]) -> Victim {
+        Self::start_at(&compile::victim(name), arguments)
+    }
+
+    /// Starts a program that speaks the victims' protocol, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When the program can't be started.
+    pub fn start_at(program: &Path, arguments: &[&str]) -> Victim {
+        Self::spawn(program, |command| command.args(arguments))
+    }
+
+    /// As [`Victim::start_at`], as another user, who must be allowed to run the program.
+    ///
+    /// # Panics
+    ///
+    /// As there, and when this isn't root.
+    pub fn start_as(user: u32, program: &Path) -> Victim {
+        Self::spawn(program, |command| command.uid(user).gid(user))
+    }
+
+    fn spawn(program: &Path, adjust: impl FnOnce(&mut Command) -> &mut Command) -> Victim {
+        let mut command = Command::new(program);
+        adjust(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child =
+            command.spawn().unwrap_or_else(|e| panic!("failed to start victim {}: {e}", program.display()));
+        let output = BufReader::new(child.stdout.take().expect("a piped output"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        let mut victim = Victim { child, input, lines, name: program.display().to_string() };
+        victim.wait_ready();
+        victim
+    }
+
+    /// Waits for the line that says that the victim is ready; a victim that execs itself says it again.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't come, or names another process.
+    pub fn wait_ready(&mut self) {
+        let line = self.line();
+        assert_eq!(line, format!("ready {}", self.pid()), "the first line of {}", self.name);
+    }
+
+    /// The victim's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets the victim go through a phase, and returns what it says about it.
+    ///
+    /// # Panics
+    ///
+    /// When the victim fails, or takes too long.
+    pub fn run(&mut self, phase: &str) -> Truth {
+        self.send(phase);
+        let mut truth = Truth::default();
+        loop {
+            let line = self.line();
+            if line == "done" {
+                return truth;
+            }
+            truth.read(&line).unwrap_or_else(|e| panic!("victim {} in phase {phase:?}: {e}", self.name));
+        }
+    }
+
+    /// Sends a phase and doesn't wait for its end.
+    ///
+    /// # Panics
+    ///
+    /// When the victim has gone.
+    pub fn send(&mut self, phase: &str) {
+        let input = self.input.as_mut().expect("a victim that was not told to quit");
+        writeln!(input, "{phase}")
+            .unwrap_or_else(|e| panic!("failed to send {phase:?} to victim {}: {e}", self.name));
+    }
+
+    /// Waits for the victim to end by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.input = None;
+        run::wait(&mut self.child, PATIENCE).unwrap_or_else(|| panic!("victim {} did not end", self.name))
+    }
+
+    /// Tells the victim to quit, and checks that it was well to the end.
+    ///
+    /// # Panics
+    ///
+    /// When it ends in any other way than with status 0.
+    pub fn quit(mut self) {
+        self.send("quit");
+        let status = self.wait();
+        assert!(status.success(), "victim {} ended with {status}", self.name);
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no word from victim {}: {e}", self.name))
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

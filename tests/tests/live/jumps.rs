@@ -1,0 +1,69 @@
+//! Calls of the allocator that never return, and what comes after them.
+
+use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::Sums;
+use leakprobe_tests::victim::Victim;
+
+use crate::last;
+
+#[test]
+fn a_longjmp_out_of_a_wrapper_disturbs_nothing() {
+    let mut victim = Victim::start("jump", &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let truth = victim.run("wrapper 500").then(victim.run("after 1000 20"));
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).sums_of(&["after"]).blocks, 1000);
+    assert_eq!(last(&reports).ledger.lost(), 0, "{}", last(&reports).digest());
+    victim.quit();
+}
+
+/// The victim calls malloc where its first push faults, and its handler jumps away: entered, never returned.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn calls_that_never_return_are_abandoned_one_by_one() {
+    let mut victim = Victim::start("jump", &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let left = victim.run("edge 100").number("note", "entered_and_left");
+    let truth = victim.run("after 1000 20");
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).ledger.count("abandoned"), left, "{}", last(&reports).digest());
+    assert_eq!(left, 100);
+    victim.quit();
+}
+
+#[test]
+fn a_signal_handler_that_jumps_out_of_malloc_costs_no_block() {
+    let mut victim = Victim::start("jump", &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let timer = victim.run("timer 20000");
+    let jumps = timer.number("note", "jumps");
+    let truth = timer.then(victim.run("after 1000 20"));
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).sums_of(&["timer"]).blocks, 20_000);
+    // A jump from the very first byte left before the probe was hit.
+    let abandoned = last(&reports).ledger.count("abandoned");
+    assert!(abandoned <= jumps, "{abandoned} abandoned calls of {jumps} jumps{}", last(&reports).digest());
+    victim.quit();
+}
+
+#[test]
+fn threads_cancelled_while_they_allocate_leave_at_most_their_one_block() {
+    let mut victim = Victim::start("cancel", &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let threads = 50;
+    victim.run(&format!("cancel {threads}"));
+    let truth = victim.run("after 1000 20");
+    let reports = probe.finish();
+    let report = last(&reports);
+    let expected = Sums { blocks: 1000, bytes: 20_000, allocated: 1000, freed: 0 };
+    assert_eq!(report.sums_of(&["after"]), expected, "{}", report.digest());
+    assert_eq!(truth.sum("blocks"), expected.blocks);
+    let work = report.sums_of(&["work"]);
+    assert!(work.blocks <= threads && work.bytes == 24 * work.blocks, "{work:?}{}", report.digest());
+    // A call that was cut off, and a block that was cut off from its free, are different threads'.
+    assert!(work.blocks + report.ledger.count("abandoned") <= threads, "{}", report.digest());
+    victim.quit();
+}

@@ -1,0 +1,26 @@
+//! Live tests: leakprobe on real processes of known truth, compared to the block and to the byte.
+//!
+//! They need root and a built leakprobe: `sudo cargo xtask test`. They are made to run one at a time
+//! (`--test-threads=1`): some measure nothing else than that leakprobe keeps up with a busy target.
+
+mod attach;
+mod bad_input;
+mod calls;
+mod churn;
+mod command;
+mod jumps;
+mod languages;
+mod life;
+mod limits;
+mod mappings;
+mod objects;
+mod rounds;
+mod terminal;
+mod threads;
+
+use leakprobe_tests::report::Report;
+
+/// The last of a session's reports.
+fn last(reports: &[Report]) -> &Report {
+    reports.last().expect("a session ends with a report")
+}

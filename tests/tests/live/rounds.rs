@@ -1,0 +1,70 @@
+//! Attach and detach, again and again, to a target that is busy all the while.
+//!
+//! `LEAKPROBE_ROUNDS` sets how many rounds; the bar is 1,000.
+
+use std::time::Duration;
+use std::{env, thread};
+
+use leakprobe_tests::probe::Probe;
+use leakprobe_tests::text;
+use leakprobe_tests::victim::Victim;
+
+use crate::last;
+
+const ROUNDS: u64 = 60;
+
+fn rounds() -> u64 {
+    match env::var("LEAKPROBE_ROUNDS") {
+        Ok(text) => text.parse().unwrap_or_else(|e| panic!("failed to read LEAKPROBE_ROUNDS={text:?}: {e}")),
+        Err(_) => ROUNDS,
+    }
+}
+
+/// The target churns on; stopped and looked at once more, its 4,000 blocks are counted exactly.
+fn check_unharmed(mut victim: Victim) {
+    assert!(victim.is_alive());
+    text::check_whole(victim.pid());
+    let probe = Probe::attach(victim.pid(), &[]);
+    assert!(!text::patched(victim.pid()).is_empty(), "the check sees probes where there are some");
+    assert!(victim.run("stop").number("note", "churned") > 0);
+    let truth = victim.run("sweep");
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).totals.live_blocks, 4000, "{}", last(&reports).digest());
+    victim.run("clear");
+    victim.quit();
+}
+
+#[test]
+fn a_busy_target_lives_through_every_round() {
+    let victim = Victim::start("churn", &["2"]);
+    for _ in 0..rounds() {
+        // `finish` checks the exit status, the books, and that the target's code is whole again.
+        let reports = Probe::attach(victim.pid(), &[]).finish();
+        assert!(last(&reports).totals.live_blocks <= 4000, "{}", last(&reports).digest());
+    }
+    check_unharmed(victim);
+}
+
+#[test]
+fn a_busy_target_lives_through_kills_at_any_moment() {
+    let mut victim = Victim::start("churn", &["2"]);
+    // Numbers that are the same in every run.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..rounds() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let mut probe = Probe::launch(&[victim.pid()], &["--interval", "50ms"]);
+        // Attaching takes up to some 0.3 s: about half of the kills meet it.
+        thread::sleep(Duration::from_micros(state % 600_000));
+        probe.kill();
+        assert!(
+            victim.is_alive(),
+            "the target died with leakprobe killed {} us after its start",
+            state % 600_000
+        );
+        text::check_whole(victim.pid());
+    }
+    check_unharmed(victim);
+}
