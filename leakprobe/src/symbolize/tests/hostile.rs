@@ -218,3 +218,42 @@ fn a_panic_in_the_parser_costs_lines_but_not_names() {
     }
     assert!(panics > 0, "blazesym no longer panics on a line of an unknown file: is the guard still needed?");
 }
+
+#[test]
+fn a_second_link_to_shared_debug_information_is_not_trusted() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "-g");
+    let content = scratch.file("content");
+    fs::write(&content, b"/nowhere\0\x01\x02\x03\x04\x05\x06\x07\x08").unwrap();
+    let path = content.to_str().unwrap();
+    let read = || Layout::read(&File::open(&program).unwrap()).unwrap();
+    for (section, names_others) in [(".gnu_debugaltlink", false), (".second", true)] {
+        tool("objcopy", &format!("--add-section {section}={path} {{}}"), &[&program]);
+        tool("objcopy", "--rename-section .second=.gnu_debugaltlink {}", &[&program]);
+        let layout = read();
+        assert_eq!(layout.names_other_files, names_others, "{layout:?}");
+        assert_eq!(layout.shared_link.unwrap().build_id, [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+}
+
+#[test]
+fn inlined_functions_are_bounded() {
+    let scratch = Scratch::new();
+    let (leaf, source, program) = (scratch.file("leaf.c"), scratch.file("deep.c"), scratch.file("victim"));
+    fs::write(&leaf, LEAF).unwrap();
+    let mut text = "void leaf(void);\nvoid report(void);\nstatic volatile int sink;\n".to_owned();
+    text.push_str(
+        "#define IN static inline __attribute__((always_inline)) void\nIN in0(void) { leaf(); sink++; }\n",
+    );
+    for level in 1..100 {
+        text.push_str(&format!("IN in{level}(void) {{ in{}(); sink++; }}\n", level - 1));
+    }
+    text.push_str("int main(void) { in99(); report(); }\n");
+    fs::write(&source, text).unwrap();
+    tool("cc", "-O2 -g -o {} {} {}", &[&program, &source, &leaf]);
+    let frames = run(&program).frames(&mut Symbolizer::new());
+    let names: Vec<_> = frames.iter().map(|frame| frame.function.as_deref().unwrap()).collect();
+    let innermost: Vec<_> = (0..64).map(|level| format!("in{level}")).collect();
+    assert_eq!(names[..64], innermost, "those next to the allocation are kept");
+    assert_eq!(names[64..], ["main"]);
+}
