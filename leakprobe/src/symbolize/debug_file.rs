@@ -10,10 +10,7 @@ use std::{
     fs::File,
     os::{
         fd::{AsFd, AsRawFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{FileExt, MetadataExt},
-        },
+        unix::{ffi::OsStrExt, fs::FileExt},
     },
     path::{Path, PathBuf},
 };
@@ -23,24 +20,23 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::elf::{DebugLink, Layout};
+use super::elf::{DebugLink, Layout, SharedLink};
 
 const DEBUG_DIRECTORY: &str = "usr/lib/debug";
 
-/// Finds the debug file of the object `file` whose path in the process is `path`: by build ID, then by
+/// Finds the debug file of an object whose path in the process is `path`: by build ID, then by
 /// debug link, each under the roots in their order (the process's own, then the host's).
-pub(super) fn find(file: &File, path: &Path, layout: &Layout, roots: &[&File]) -> Option<(File, Layout)> {
-    let own = identity(file)?;
+pub(super) fn find(path: &Path, layout: &Layout, roots: &[&File]) -> Option<(File, Layout)> {
     for root in roots {
         if let Some(id) = &layout.build_id {
-            let found = usable(root, &build_id_path(id), own);
+            let found = usable(root, &build_id_path(id));
             if let Some(found) = found.filter(|(_, debug)| debug.build_id.as_ref() == Some(id)) {
                 return Some(found);
             }
         }
         if let Some(link) = &layout.debug_link {
             let found = link_paths(path, link).into_iter().find_map(|candidate| {
-                usable(root, &candidate, own).filter(|(file, debug)| belongs(layout, link, file, debug))
+                usable(root, &candidate).filter(|(file, debug)| belongs(layout, link, file, debug))
             });
             if found.is_some() {
                 return found;
@@ -50,10 +46,15 @@ pub(super) fn find(file: &File, path: &Path, layout: &Layout, roots: &[&File]) -
     None
 }
 
-fn build_id_path(id: &[u8]) -> PathBuf {
+/// Where a build ID's file lies under a debug directory.
+pub(super) fn build_id_name(id: &[u8]) -> PathBuf {
     let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let (directory, rest) = hex.split_at(2);
-    Path::new(DEBUG_DIRECTORY).join(".build-id").join(directory).join(format!("{rest}.debug"))
+    Path::new(".build-id").join(directory).join(format!("{rest}.debug"))
+}
+
+fn build_id_path(id: &[u8]) -> PathBuf {
+    Path::new(DEBUG_DIRECTORY).join(build_id_name(id))
 }
 
 /// Where a debug link is looked for, in gdb's order: beside the object, in `.debug` there, and under the
@@ -89,12 +90,24 @@ fn crc32(file: &File) -> Option<u32> {
     }
 }
 
-/// The file at `path` under `root`, if it is a sound ELF file with symbols and not the object itself.
-fn usable(root: &File, path: &Path, own: (u64, u64)) -> Option<(File, Layout)> {
+/// Finds the file that `link` means, by build ID or by path. A relative path is relative to the real place
+/// of the debug file, which is not known here; what distributions install lies in `.dwz` in any case.
+pub(super) fn find_shared(link: &SharedLink, roots: &[&File]) -> Option<File> {
+    let path = Path::new(OsStr::from_bytes(&link.path));
+    let in_dwz = path.file_name().map(|name| Path::new(DEBUG_DIRECTORY).join(".dwz").join(name));
+    let absolute = path.is_absolute().then(|| path.to_owned());
+    let places: Vec<PathBuf> =
+        [Some(build_id_path(&link.build_id)), absolute, in_dwz].into_iter().flatten().collect();
+    let mut files = roots.iter().flat_map(|root| places.iter().filter_map(|place| open_regular(root, place)));
+    files.find(|file| {
+        let layout = Layout::read_shared(file);
+        layout.is_ok_and(|layout| layout.build_id.as_ref() == Some(&link.build_id))
+    })
+}
+
+/// The file at `path` under `root`, if it is a sound ELF file with symbols.
+fn usable(root: &File, path: &Path) -> Option<(File, Layout)> {
     let file = open_regular(root, path)?;
-    if identity(&file)? == own {
-        return None;
-    }
     let layout = match Layout::read(&file) {
         Ok(layout) => layout,
         Err(reason) => {
@@ -129,11 +142,6 @@ pub(super) fn reopen(file: &File) -> std::io::Result<File> {
 /// A path that leads to an open file whatever became of its name.
 pub(super) fn descriptor_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-fn identity(file: &File) -> Option<(u64, u64)> {
-    let metadata = file.metadata().ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

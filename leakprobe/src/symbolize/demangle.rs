@@ -50,6 +50,10 @@ fn rust(name: &str) -> Option<String> {
 }
 
 fn cpp(name: &str) -> Option<String> {
+    // cpp_demangle takes bare types too: a C function named `f` would become `float`.
+    if !is_mangled(name) {
+        return None;
+    }
     let symbol = Symbol::new(name).ok()?;
     let mut bounded = Bounded::default();
     let written = symbol.structured_demangle(&mut bounded, &DemangleOptions::default());
@@ -101,6 +105,8 @@ mod tests {
             ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
             ("_RNvNtCs1234_7mycrate3foo3bar", "mycrate::foo::bar"),
             ("malloc", "malloc"),
+            ("f", "f"),
+            ("i", "i"),
             ("__GI___libc_malloc", "__libc_malloc"),
             ("_ZN", "_ZN"),
             ("", ""),

@@ -50,6 +50,15 @@ pub(super) struct DebugLink {
     pub(super) crc: u32,
 }
 
+/// A link to a file that several debug files share (`dwz -m`): `.gnu_debugaltlink`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SharedLink {
+    /// Absolute, or relative to the file with the link.
+    pub(super) path: Vec<u8>,
+    /// Build ID of the file meant, 8 to 64 bytes.
+    pub(super) build_id: Vec<u8>,
+}
+
 /// What an ELF file's headers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -63,13 +72,26 @@ pub(super) struct Layout {
     pub(super) has_symbols: bool,
     /// Whether it has debug information.
     pub(super) has_dwarf: bool,
-    /// Whether it names other files (`.gnu_debuglink`, `.gnu_debugaltlink`, `.debug_sup`), valid or not.
+    /// The link to what its debug information shares with other files'.
+    pub(super) shared_link: Option<SharedLink>,
+    /// Whether blazesym would open files that it names and that cannot be chosen here: any
+    /// `.gnu_debuglink` and `.debug_sup`, and a `.gnu_debugaltlink` that is not `shared_link`.
     pub(super) names_other_files: bool,
 }
 
 impl Layout {
-    /// Reads the headers of `file`. The error says in words what is wrong with it.
+    /// Reads the headers of an executable, a shared library or the debug file of one. The error says in
+    /// words what is wrong with it.
     pub(super) fn read(file: &File) -> Result<Self, String> {
+        Self::read_type(file, &[elf::ET_EXEC, elf::ET_DYN])
+    }
+
+    /// Reads the headers of a file that debug files share, which dwz calls relocatable.
+    pub(super) fn read_shared(file: &File) -> Result<Self, String> {
+        Self::read_type(file, &[elf::ET_REL])
+    }
+
+    fn read_type(file: &File, types: &[u16]) -> Result<Self, String> {
         let metadata = file.metadata().map_err(|error| format!("failed to read its metadata: {error}"))?;
         if !metadata.is_file() {
             return Err("not a regular file".to_owned());
@@ -87,8 +109,8 @@ impl Layout {
         if header[4] != elf::ELFCLASS64 || header[5] != elf::ELFDATA2LSB {
             return Err("not a 64-bit little-endian ELF file".to_owned());
         }
-        if ![elf::ET_EXEC, elf::ET_DYN].contains(&half(&header, 16)) {
-            return Err("not an executable or a shared library".to_owned());
+        if !types.contains(&half(&header, 16)) {
+            return Err("not of the type that is looked for here".to_owned());
         }
         let mut layout = Self { segments: segments(file, &header)?, ..Self::default() };
         let sections = sections(file, &header)?;
@@ -134,7 +156,15 @@ impl Layout {
                     let bytes = reader.read(section.offset, section.size, MAX_SMALL_SECTION)?;
                     self.debug_link = self.debug_link.take().or_else(|| debug_link(&bytes));
                 }
-                b".gnu_debugaltlink" | b".debug_sup" => self.names_other_files = true,
+                b".gnu_debugaltlink" => {
+                    let bytes = reader.read(section.offset, section.size, MAX_SMALL_SECTION)?;
+                    let compressed = section.flags & u64::from(elf::SHF_COMPRESSED) != 0;
+                    // blazesym reads the first one, expanded; what is not that is not followed.
+                    let link = shared_link(&bytes).filter(|_| !compressed && self.shared_link.is_none());
+                    self.names_other_files |= link.is_none();
+                    self.shared_link = self.shared_link.take().or(link);
+                }
+                b".debug_sup" => self.names_other_files = true,
                 _ => {}
             }
             if section.kind == elf::SHT_NOTE && self.build_id.is_none() && section.size <= MAX_SMALL_SECTION {
@@ -241,6 +271,13 @@ fn debug_link(bytes: &[u8]) -> Option<DebugLink> {
     let crc = bytes.get((end + 4) & !3..)?.first_chunk().copied().map(u32::from_le_bytes)?;
     let bare = !name.contains(&b'/') && ![&b""[..], b".", b".."].contains(&name.as_slice());
     (bare && name.len() <= 255).then_some(DebugLink { name, crc })
+}
+
+/// The content of `.gnu_debugaltlink`: a path, a zero, a build ID.
+fn shared_link(bytes: &[u8]) -> Option<SharedLink> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let (path, build_id) = (bytes[..end].to_vec(), bytes[end + 1..].to_vec());
+    (!path.is_empty() && (8..=64).contains(&build_id.len())).then_some(SharedLink { path, build_id })
 }
 
 /// The build ID among the notes of one section.

@@ -1,6 +1,6 @@
 //! One mapped object: its layout, the files that name its code, and the names found so far.
 
-use std::{collections::HashMap, fs::File, sync::Arc};
+use std::{collections::HashMap, fs::File, io, sync::Arc};
 
 use blazesym::symbolize::Reason;
 
@@ -76,27 +76,21 @@ impl Readable {
     fn open(object: &Object, host_root: Option<&File>) -> Result<Self, Unknown> {
         let file = object.file.as_ref().map_err(|reason| Unknown::NotOpened(reason.clone()))?;
         let layout = Layout::read(file).map_err(Unknown::Malformed)?;
+        let roots: Vec<&File> = object.root.as_deref().into_iter().chain(host_root).collect();
+        let failed = |error: io::Error| Unknown::NotOpened(error.to_string());
         let mut sources = Vec::new();
-        let mut add = |file: &File, debug_information: bool| {
-            Source::new(file, debug_information)
-                .map(|source| sources.push(source))
-                .map_err(|error| Unknown::NotOpened(error.to_string()))
-        };
         let mut has_symbols = layout.has_symbols || layout.has_dwarf;
-        if layout.has_dwarf && !layout.names_other_files {
-            add(file, true)?;
-        } else {
-            let roots: Vec<&File> = object.root.as_deref().into_iter().chain(host_root).collect();
-            if let Some((debug, found)) = debug_file::find(file, &object.path, &layout, &roots) {
-                has_symbols = true;
-                if found.has_dwarf && !found.names_other_files {
-                    add(&debug, true)?;
-                }
-                // For what its debug information does not name, or when that cannot be read.
-                add(&debug, false)?;
+        if let Some(lines) = lines(file, &layout, &roots) {
+            sources.push(lines.map_err(failed)?);
+        } else if let Some((debug, found)) = debug_file::find(&object.path, &layout, &roots) {
+            has_symbols = true;
+            if let Some(lines) = lines(&debug, &found, &roots) {
+                sources.push(lines.map_err(failed)?);
             }
+            // For what its debug information does not name, or when that cannot be read.
+            sources.push(Source::symbols(&debug).map_err(failed)?);
         }
-        add(file, false)?;
+        sources.push(Source::symbols(file).map_err(failed)?);
         Ok(Self { layout, sources, has_symbols })
     }
 
@@ -126,6 +120,16 @@ impl Readable {
         let named = names.last().is_some_and(|name| name.function.is_some());
         Arc::new(Names { address: Some(address), names, unknown: (!named).then_some(unknown) })
     }
+}
+
+/// The debug information of a file, if it has any that can be read without following its own links.
+fn lines(file: &File, layout: &Layout, roots: &[&File]) -> Option<io::Result<Source>> {
+    if !layout.has_dwarf || layout.names_other_files {
+        return None;
+    }
+    let Some(link) = &layout.shared_link else { return Some(Source::lines(file)) };
+    let shared = debug_file::find_shared(link, roots)?;
+    Some(Source::lines_sharing(file, &shared, &link.build_id))
 }
 
 /// Whether a symbol table could not name the function better.

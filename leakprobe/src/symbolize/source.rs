@@ -1,11 +1,16 @@
 //! One ELF file that names are looked up in.
 
-use std::{fs::File, io};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 use blazesym::symbolize::{CodeInfo, Input, Reason, Symbolized, Symbolizer, source};
 
 use super::{
-    debug_file::{descriptor_path, reopen},
+    debug_file::{build_id_name, descriptor_path, reopen},
     demangle::{cut, demangle, is_mangled},
     guard,
 };
@@ -55,19 +60,41 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// `debug_information`: also lines and inlined functions. Only for a file that names no other files,
-    /// because blazesym would open them.
-    pub(super) fn new(file: &File, debug_information: bool) -> io::Result<Self> {
+    /// Functions from the symbol tables.
+    pub(super) fn symbols(file: &File) -> io::Result<Self> {
+        Self::new(file, false, None)
+    }
+
+    /// Functions, lines and inlined functions from the debug information. Only for a file that names no
+    /// other files, because blazesym would open them.
+    pub(super) fn lines(file: &File) -> io::Result<Self> {
+        Self::new(file, true, None)
+    }
+
+    /// The same for a file whose debug information refers to `shared`, a file with that build ID.
+    ///
+    /// blazesym can only be told directories to search, and takes a build ID's file in the first of them
+    /// before it tries the path that the link gives. So it gets a directory that holds nothing but a
+    /// way to our descriptor, for as long as it takes to open it.
+    pub(super) fn lines_sharing(file: &File, shared: &File, build_id: &[u8]) -> io::Result<Self> {
+        let directory = Signpost::new(&build_id_name(build_id), &descriptor_path(shared))?;
+        let mut source = Self::new(file, true, Some(&directory.0))?;
+        // The first look-up opens everything; what it finds is of no interest.
+        source.look_up(0);
+        Ok(source)
+    }
+
+    fn new(file: &File, debug_information: bool, debug_directory: Option<&Path>) -> io::Result<Self> {
         let file = reopen(file)?;
         let mut elf = source::Elf::new(descriptor_path(&file));
         elf.debug_syms = debug_information;
-        let no_directories: Option<[&str; 0]> = Some([]);
         let symbolizer = Symbolizer::builder()
             // Our own demangling is bounded.
             .enable_demangling(false)
             // The descriptor always leads to the same file: no stat for each address.
             .enable_auto_reload(false)
-            .set_debug_dirs(no_directories)
+            // None would stand for /usr/lib/debug.
+            .set_debug_dirs(Some(debug_directory))
             .build();
         Ok(Self {
             symbolizer,
@@ -105,6 +132,27 @@ impl Source {
             }
             Found::Failed(reason)
         })
+    }
+}
+
+/// A directory of our own with one symbolic link in it; goes away when dropped.
+struct Signpost(PathBuf);
+
+impl Signpost {
+    fn new(name: &Path, target: &Path) -> io::Result<Self> {
+        let signpost = Self(nix::unistd::mkdtemp(&std::env::temp_dir().join("leakprobe-XXXXXX"))?);
+        let link = signpost.0.join(name);
+        fs::create_dir_all(link.parent().unwrap_or(&signpost.0))?;
+        symlink(target, link)?;
+        Ok(signpost)
+    }
+}
+
+impl Drop for Signpost {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            log::debug!("failed to remove {}: {error}", self.0.display());
+        }
     }
 }
 

@@ -148,16 +148,53 @@ fn only_regular_files_are_opened() {
 }
 
 #[test]
-fn a_link_to_the_object_itself_is_not_followed() {
-    let split = Split::new("-g").link();
-    fs::hard_link(&split.program, split.scratch.file("opt/victim.debug")).unwrap();
-    assert_eq!(split.in_root(), nothing());
-}
-
-#[test]
 fn an_unstripped_object_with_a_dangling_link_keeps_its_symbols() {
     let split = Split::new("-g");
     let whole = compile(&split.scratch, "opt/whole", "-g");
     tool("objcopy", "--add-gnu-debuglink={} {}", &[&split.debug, &whole]);
     assert_eq!(brief(&run(&whole).frames(&mut Symbolizer::new())), symbols_only());
+}
+
+/// Two unstripped programs whose debug information dwz has moved to a file that they share, as
+/// distributions do; returns the first program and that file, or `None` where dwz is not installed.
+fn shared(scratch: &Scratch) -> Option<(PathBuf, PathBuf)> {
+    if let Err(error) = std::process::Command::new("dwz").arg("--version").output() {
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+        eprintln!("skipped: dwz is not installed (package dwz)");
+        return None;
+    }
+    let program = compile(scratch, "opt/victim", "-g");
+    let twin = compile(scratch, "opt/twin", "-g -DOUTER=twin");
+    let multi = scratch.file("built/multi.debug");
+    tool("dwz", "-m {} -M /usr/lib/debug/.dwz/of/multi.debug {} {}", &[&multi, &program, &twin]);
+    Some((program, multi))
+}
+
+#[test]
+fn shared_debug_information_is_found() {
+    let scratch = Scratch::new();
+    let Some((program, multi)) = shared(&scratch) else { return };
+    let names = || {
+        let ran = run_in(&program, Path::new("/opt/victim"), Some(scratch.path()));
+        brief(&ran.frames(&mut Symbolizer::new()))
+    };
+    assert_eq!(names(), symbols_only(), "without it, lines would be wrong or missing");
+    let id = tool("readelf", "-nW {}", &[&multi]);
+    let id = id.split("Build ID: ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let by_id = format!("usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
+    for place in [by_id.as_str(), "usr/lib/debug/.dwz/of/multi.debug", "usr/lib/debug/.dwz/multi.debug"] {
+        let place = scratch.file(place);
+        fs::copy(&multi, &place).unwrap();
+        assert_eq!(names(), full(), "{}", place.display());
+        fs::remove_file(place).unwrap();
+    }
+    // Of another build: the last byte of its build ID differs.
+    let place = scratch.file("usr/lib/debug/.dwz/of/multi.debug");
+    let mut bytes = fs::read(&multi).unwrap();
+    let last = u8::from_str_radix(&id[38..], 16).unwrap();
+    let raw: Vec<u8> = (0..20).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let at = bytes.windows(20).position(|window| window == raw).unwrap();
+    bytes[at + 19] = !last;
+    fs::write(&place, bytes).unwrap();
+    assert_eq!(names(), symbols_only());
 }

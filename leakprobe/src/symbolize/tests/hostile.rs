@@ -6,9 +6,13 @@ use std::{
     path::Path,
 };
 
-use super::victim::{Ran, Scratch, brief, compile, full, object, run, tool};
+use super::victim::{LEAF, Ran, Scratch, brief, compile, full, object, run, tool};
 use crate::{
-    symbolize::{Symbolizer, elf::Layout},
+    symbolize::{
+        Symbolizer,
+        elf::Layout,
+        source::{Found, Source},
+    },
     target::space::Backing,
 };
 
@@ -88,12 +92,13 @@ fn cut_files_cost_names_and_nothing_else() {
     }
 }
 
-/// The file offset of a section, from readelf.
-fn section(program: &Path, name: &str) -> u64 {
+/// File offset and size of a section, from readelf.
+fn section(program: &Path, name: &str) -> (u64, u64) {
     let sections = tool("readelf", "-SW {}", &[program]);
     let line = sections.lines().find(|line| line.split_whitespace().any(|word| word == name)).unwrap();
     let fields: Vec<_> = line.split_once(name).unwrap().1.split_whitespace().collect();
-    u64::from_str_radix(fields[2], 16).unwrap()
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    (number(fields[2]), number(fields[3]))
 }
 
 #[test]
@@ -102,7 +107,7 @@ fn a_compressed_section_cannot_claim_what_it_has_not() {
     let program = compile(&scratch, "victim", "-g");
     tool("objcopy", "--compress-debug-sections=zlib {}", &[&program]);
     let mut ran = run(&program);
-    let at = section(&program, ".debug_info") + 8;
+    let at = section(&program, ".debug_info").0 + 8;
     let sound = fs::read(&program).unwrap();
     let size = u64::from_le_bytes(sound[at as usize..at as usize + 8].try_into().unwrap());
     let reasons = [
@@ -173,8 +178,82 @@ fn files_that_an_object_names_are_never_opened_for_blazesym() {
         let path = content.to_str().unwrap();
         tool("objcopy", &format!("--add-section {name}={path} {{}} {{}}"), &[&program, &hostile]);
         let layout = Layout::read(&File::open(&hostile).unwrap()).unwrap();
-        assert!(layout.names_other_files && layout.debug_link.is_none(), "{layout:?}");
+        assert!(layout.names_other_files || layout.shared_link.is_some(), "{layout:?}");
+        assert_eq!(layout.debug_link, None);
         let frames = run(&hostile).frames(&mut Symbolizer::new());
         assert_eq!(brief(&frames), ["outer", "hidden", "main"], "{name}");
     }
+}
+
+#[test]
+fn a_panic_in_the_parser_costs_lines_but_not_names() {
+    let scratch = Scratch::new();
+    let (leaf, source, program) = (scratch.file("leaf.c"), scratch.file("two.c"), scratch.file("victim"));
+    fs::write(&leaf, LEAF).unwrap();
+    let text = "void leaf(void);\nvoid report(void);\n\
+                __attribute__((noinline)) void first(void) { leaf(); __asm__ volatile(\"\"); }\n\
+                # 1 \"second.c\"\nint main(void) { first(); leaf(); report(); }\n";
+    fs::write(&source, text).unwrap();
+    tool("cc", "-O2 -g -o {} {} {}", &[&program, &source, &leaf]);
+    let mut ran = run(&program);
+    let sound = fs::read(&program).unwrap();
+    let (start, size) = section(&program, ".debug_line");
+    let mapping = &ran.space.mappings[0];
+    let offset = ran.addresses[1] - 1 - mapping.start + mapping.file_offset;
+    let damaged = scratch.file("damaged");
+    let mut panics = 0;
+    // One of these bytes is the number of the second source file, of which there are not so many.
+    for at in start..start + size {
+        let mut bytes = sound.clone();
+        bytes[at as usize] = 0x7f;
+        fs::write(&damaged, &bytes).unwrap();
+        let file = File::open(&damaged).unwrap();
+        let address = Layout::read(&file).unwrap().address(offset).unwrap();
+        let found = Source::lines(&file).unwrap().look_up(address);
+        if matches!(&found, Found::Failed(reason) if reason.starts_with("malformed symbols")) {
+            panics += 1;
+            assert_eq!(frames_of(&mut ran, &damaged).last().unwrap(), "main", "byte {at:#x}");
+        }
+        fs::remove_file(&damaged).unwrap();
+    }
+    assert!(panics > 0, "blazesym no longer panics on a line of an unknown file: is the guard still needed?");
+}
+
+#[test]
+fn a_second_link_to_shared_debug_information_is_not_trusted() {
+    let scratch = Scratch::new();
+    let program = compile(&scratch, "victim", "-g");
+    let content = scratch.file("content");
+    fs::write(&content, b"/nowhere\0\x01\x02\x03\x04\x05\x06\x07\x08").unwrap();
+    let path = content.to_str().unwrap();
+    let read = || Layout::read(&File::open(&program).unwrap()).unwrap();
+    for (section, names_others) in [(".gnu_debugaltlink", false), (".second", true)] {
+        tool("objcopy", &format!("--add-section {section}={path} {{}}"), &[&program]);
+        tool("objcopy", "--rename-section .second=.gnu_debugaltlink {}", &[&program]);
+        let layout = read();
+        assert_eq!(layout.names_other_files, names_others, "{layout:?}");
+        assert_eq!(layout.shared_link.unwrap().build_id, [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+}
+
+#[test]
+fn inlined_functions_are_bounded() {
+    let scratch = Scratch::new();
+    let (leaf, source, program) = (scratch.file("leaf.c"), scratch.file("deep.c"), scratch.file("victim"));
+    fs::write(&leaf, LEAF).unwrap();
+    let mut text = "void leaf(void);\nvoid report(void);\nstatic volatile int sink;\n".to_owned();
+    text.push_str(
+        "#define IN static inline __attribute__((always_inline)) void\nIN in0(void) { leaf(); sink++; }\n",
+    );
+    for level in 1..100 {
+        text.push_str(&format!("IN in{level}(void) {{ in{}(); sink++; }}\n", level - 1));
+    }
+    text.push_str("int main(void) { in99(); report(); }\n");
+    fs::write(&source, text).unwrap();
+    tool("cc", "-O2 -g -o {} {} {}", &[&program, &source, &leaf]);
+    let frames = run(&program).frames(&mut Symbolizer::new());
+    let names: Vec<_> = frames.iter().map(|frame| frame.function.as_deref().unwrap()).collect();
+    let innermost: Vec<_> = (0..64).map(|level| format!("in{level}")).collect();
+    assert_eq!(names[..64], innermost, "those next to the allocation are kept");
+    assert_eq!(names[64..], ["main"]);
 }

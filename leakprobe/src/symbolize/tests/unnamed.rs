@@ -114,6 +114,20 @@ fn files_that_are_not_elf_say_so() {
 }
 
 #[test]
+fn what_is_remembered_of_a_file_keeps_it_open() {
+    // Otherwise its inode, by which it is remembered, could become another file's.
+    let scratch = Scratch::new();
+    let text = scratch.file("text");
+    std::fs::write(&text, "no ELF").unwrap();
+    let object = object(&text, &text, None);
+    let mut symbolizer = Symbolizer::new();
+    symbolizer.stack(&space(vec![Backing::Object(Arc::clone(&object))]), &[0x1001]);
+    assert_eq!(Arc::strong_count(&object), 2);
+    drop(symbolizer);
+    assert_eq!(Arc::strong_count(&object), 1);
+}
+
+#[test]
 fn two_processes_share_the_names_of_a_file() {
     let scratch = Scratch::new();
     let program = compile(&scratch, "victim", "-g");
