@@ -4,6 +4,8 @@
 //! The modules stand in the order in which the data flows; ARCHITECTURE.md is the map.
 
 pub mod cli;
+pub mod demo;
+pub mod launch;
 pub mod probe;
 pub mod report;
 pub mod symbolize;
