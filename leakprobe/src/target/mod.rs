@@ -1,0 +1,3 @@
+//! Which process, which mapped objects, which allocator functions in them.
+
+pub mod space;
