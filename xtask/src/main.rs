@@ -1,3 +1,57 @@
 //! leakprobe's development tasks: `cargo xtask --help`.
+//!
+//! The modules stand in the order of a contributor's day: set the machine up, build the BPF programs, test,
+//! and check the invariants that ARCHITECTURE.md states.
 
-fn main() {}
+mod bpf;
+mod command;
+mod debian;
+mod setup;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of leakprobe.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building the BPF programs and running all tests needs (Debian, as root)
+    Setup,
+    /// Build the committed BPF objects, leakprobe/ebpf/*.bpf.o, from leakprobe-ebpf
+    BuildEbpf(bpf::Arguments),
+    /// Run every test that runs on this machine; live tests need root
+    Test(test::Arguments),
+    /// Check the invariants of ARCHITECTURE.md, and the sizes of files
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = bpf::run_as_rustc_wrapper() {
+        return code;
+    }
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf(arguments) => bpf::run(&arguments),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Tidy => tidy::run(),
+    }
+}
