@@ -16,8 +16,39 @@ pub struct OwnCounts {
     pub recursion_misses: Vec<(String, u64)>,
 }
 
+/// Whether the programs still count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// They do: counters move while they are read, one after the other. What is in flight and what is
+    /// outstanding is then the rest of the hits.
+    Runs,
+    /// They don't: what is in flight and what is outstanding has been counted on its own, and a balance that
+    /// holds is proof.
+    Stands,
+}
+
 /// Arranges the counters. `with_ranges`: whether the mmap family was traced.
-pub fn ledger(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
+pub fn ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting, with_ranges: bool) -> Ledger {
+    let mut ledger = arrange(snapshot, own, with_ranges);
+    if counting == Counting::Runs {
+        for account in [&mut ledger.allocations, &mut ledger.frees] {
+            account.in_flight = rest(account, 0);
+        }
+        let records = &mut ledger.records;
+        let outstanding = rest(records, records.outcomes[0].count);
+        records.outcomes[0].count = outstanding.saturating_sub(records.in_flight);
+        records.in_flight = outstanding.min(records.in_flight);
+    }
+    ledger
+}
+
+/// Hits that no outcome accounts for, apart from `ignored` in the outcomes.
+fn rest(account: &Account, ignored: u64) -> u64 {
+    let explained = account.outcomes.iter().map(|entry| entry.count).sum::<u64>() - ignored;
+    account.hits.saturating_sub(explained)
+}
+
+fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
     let get = |counter| snapshot.counters.get(counter);
     let kept = |counter: Counter| entry(counter.key(), get(counter), false);
     let lost = |counter: Counter| entry(counter.key(), get(counter), true);
@@ -124,7 +155,7 @@ mod tests {
         counters[Counter::FreeUnknown as usize] = 2;
         snapshot.pending = Pending { calls: 2, taken: 1 };
         snapshot.records = 2;
-        let ledger = ledger(&snapshot, &OwnCounts::default(), false);
+        let ledger = ledger(&snapshot, &OwnCounts::default(), Counting::Stands, false);
         for account in [&ledger.allocations, &ledger.frees, &ledger.records] {
             assert_eq!(account.hits, sum(account), "{account:?}");
         }
@@ -137,8 +168,24 @@ mod tests {
         snapshot.counters.0[Counter::Recorded as usize] = 5;
         snapshot.records = 1;
         let own = OwnCounts { exec_dropped: 4, recursion_misses: vec![("x".into(), 0), ("y".into(), 2)] };
-        let ledger = ledger(&snapshot, &own, false);
+        let ledger = ledger(&snapshot, &own, Counting::Stands, false);
         assert_eq!(sum(&ledger.records), 5);
         assert_eq!(ledger.recursion_misses, [entry("y", 2, true)]);
+    }
+
+    #[test]
+    fn while_counters_move_the_rest_is_outstanding_or_in_flight() {
+        let mut snapshot = Snapshot::new(0, 0);
+        snapshot.counters.0[Counter::AllocationsEntered as usize] = 9;
+        snapshot.counters.0[Counter::Recorded as usize] = 7;
+        snapshot.counters.0[Counter::Freed as usize] = 3;
+        snapshot.counters.0[Counter::FreesEntered as usize] = 4;
+        snapshot.records = 1; // read before 3 more were recorded
+        let ledger = ledger(&snapshot, &OwnCounts::default(), Counting::Runs, false);
+        assert_eq!(ledger.records.outcomes[0].count, 4);
+        assert_eq!((ledger.allocations.in_flight, ledger.frees.in_flight), (2, 1));
+        for account in [&ledger.allocations, &ledger.frees, &ledger.records] {
+            assert_eq!(account.hits, sum(account), "{account:?}");
+        }
     }
 }

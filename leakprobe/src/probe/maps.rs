@@ -78,7 +78,9 @@ impl Maps {
     /// The ledger's counters.
     pub fn counters(&self) -> Result<Counters> {
         let mut counters = Counters::default();
-        for counter in Counter::ALL {
+        // Backwards: outcomes before the hits that they belong to, which come first in each group. So hits are
+        // never behind, however fast the programs count meanwhile.
+        for counter in Counter::ALL.iter().rev() {
             let index = *counter as u32;
             let values = self.ledger.get(&index, 0).context("failed to read the ledger")?;
             counters.0[index as usize] = values.iter().sum();

@@ -5,20 +5,14 @@ use std::time::Duration;
 use anyhow::Result;
 use leakprobe_common::{NO_STACK, StackEnd};
 
-use super::{
-    Session,
-    output::Reader,
-    watched::Watched,
-};
+use super::{Session, output::Reader, watched::Watched};
 use crate::{
     analysis::{
-        balance,
+        balance::{self, Counting},
         sites::{Analysis, RankedSite},
     },
     lifetime::ranges::RANGE_FAMILY,
-    report::model::{
-        Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals,
-    },
+    report::model::{Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals},
     sys::clock,
     target::family::FAMILIES,
 };
@@ -61,13 +55,17 @@ impl Session {
         if let Some(ranges) = &self.ranges {
             ranges.add_to(&mut snapshot);
         }
-        if occasion == Occasion::End {
+        let counting = match occasion {
+            Occasion::Interval => Counting::Runs,
+            Occasion::End => Counting::Stands,
+        };
+        if counting == Counting::Stands {
             self.detach();
             let still = self.maps.snapshot(now, u64::MAX)?;
             (snapshot.counters, snapshot.records, snapshot.pending) =
                 (still.counters, still.records, still.pending);
         }
-        let ledger = balance::ledger(&snapshot, &self.own, self.options.mmap);
+        let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         let warnings = self.warnings(&ledger);
         let analysis = self.analyst.next(snapshot);
         self.reports += 1;
@@ -108,7 +106,10 @@ impl Session {
         let (kind, allocator) = if site.family == RANGE_FAMILY {
             (SiteKind::Mapping, "mmap")
         } else {
-            (SiteKind::Heap, FAMILIES.get(site.family as usize).map_or("unknown allocator", |family| family.name))
+            (
+                SiteKind::Heap,
+                FAMILIES.get(site.family as usize).map_or("unknown allocator", |family| family.name),
+            )
         };
         SiteRow {
             rank,
@@ -181,4 +182,3 @@ fn totals(analysis: &Analysis) -> Totals {
         freed_bytes: sums.totals.freed_bytes,
     }
 }
-

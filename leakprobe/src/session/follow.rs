@@ -1,9 +1,6 @@
 //! The loop: reports by the clock, events as they come, until something ends the session.
 
-use std::{
-    os::fd::OwnedFd,
-
-};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result};
 use aya_log::EbpfLogger;
@@ -163,7 +160,8 @@ fn read_diagnostics(session: &mut Session) -> Result<tokio::task::JoinHandle<()>
         .filter_level(log::LevelFilter::Warn)
         .filter_module("leakprobe", log::LevelFilter::Debug)
         .try_init();
-    let logger = EbpfLogger::init(&mut session.loaded.ebpf).context("failed to read the BPF programs' diagnostics")?;
+    let logger =
+        EbpfLogger::init(&mut session.loaded.ebpf).context("failed to read the BPF programs' diagnostics")?;
     let mut logger = ready::readable(logger)?;
     Ok(tokio::spawn(async move {
         while let Ok(mut ready) = logger.readable_mut().await {

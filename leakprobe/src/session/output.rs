@@ -71,9 +71,11 @@ impl Output {
     pub fn write(&mut self, report: &Report) -> Result<Reader> {
         let mut text = match self.format {
             Format::Json => json::json(report)?,
-            Format::Text => {
-                text::text(report, self.columns(), self.terminal.is_some() && std::env::var_os("NO_COLOR").is_none())
-            }
+            Format::Text => text::text(
+                report,
+                self.columns(),
+                self.terminal.is_some() && std::env::var_os("NO_COLOR").is_none(),
+            ),
         };
         if !text.ends_with('\n') {
             text.push('\n');

@@ -17,7 +17,7 @@ use crate::{
         load::Loaded,
         plan::Arch,
     },
-    report::model::{Gauge, Process as ProcessRow, ProbeRow, ProcessState, Warning},
+    report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
     target::{
         discovery::{Discovery, FoundObject},
         family::FAMILIES,
@@ -55,7 +55,8 @@ impl Watched {
     /// Reads what the process uses now, to compare with later.
     pub fn new(process: Process) -> Result<Self> {
         let pid = process.pid();
-        let vitals = process.vitals().with_context(|| format!("failed to read the state of process {pid}"))?;
+        let vitals =
+            process.vitals().with_context(|| format!("failed to read the state of process {pid}"))?;
         let command_line = process
             .command_line()
             .with_context(|| format!("failed to read the command line of process {pid}"))?;
@@ -131,7 +132,8 @@ impl Watched {
             Ok(scan) => scan,
             Err(_) if self.process.has_ended().unwrap_or(true) => return Ok(None),
             Err(error) => {
-                return Err(error).with_context(|| format!("failed to read the mappings of process {}", self.pid()));
+                return Err(error)
+                    .with_context(|| format!("failed to read the mappings of process {}", self.pid()));
             }
         };
         self.cut = scan.cut;
@@ -178,7 +180,8 @@ impl Watched {
                 let ended = self.process.has_ended().unwrap_or(true);
                 let points: Vec<String> =
                     rows.iter().map(|row| format!("{}+{}", row.symbols[0], row.symbol_offset)).collect();
-                let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
+                let object =
+                    crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
                 let what = format!(
                     "failed to attach uprobes {} in {object} of process {pid}{}",
                     points.join(", "),

@@ -19,5 +19,6 @@ impl<T> OwnsDescriptor for aya_log::EbpfLogger<T> {}
 pub fn readable<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: the descriptor stays open and the same while `inner` lives, which is what the trait says and
     // what the three types above do: each owns its descriptor and has no way to exchange it.
-    unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }.map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }
+        .map_err(|error| error.into_parts().1)
 }

@@ -44,7 +44,6 @@ fn libc_gives_the_functions_that_the_linker_gives() {
         ("malloc", libc::malloc as *const () as u64),
         ("calloc", libc::calloc as *const () as u64),
         ("realloc", libc::realloc as *const () as u64),
-        ("reallocarray", libc::reallocarray as *const () as u64),
         ("posix_memalign", libc::posix_memalign as *const () as u64),
         ("aligned_alloc", libc::aligned_alloc as *const () as u64),
         ("memalign", libc::memalign as *const () as u64),
