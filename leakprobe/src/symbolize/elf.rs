@@ -328,7 +328,7 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{DebugLink, Layout, Segment, build_id, debug_link};
+    use super::{DebugLink, Layout, Segment, SharedLink, build_id, debug_link, shared_link};
 
     #[test]
     fn an_offset_is_looked_up_in_the_code_first() {
@@ -369,6 +369,18 @@ mod tests {
         assert_eq!(link(&[b'a'; 256]), None);
         assert_eq!(debug_link(b"abc\0\x01\x02\x03"), None);
         assert_eq!(debug_link(b"no end"), None);
+    }
+
+    #[test]
+    fn shared_links_need_a_path_and_a_build_id_of_sensible_length() {
+        // Below 8 bytes blazesym would not look for the build ID, but open the path.
+        for (length, good) in [(0, false), (7, false), (8, true), (64, true), (65, false)] {
+            let bytes = [b"/dwz\0".to_vec(), vec![9; length]].concat();
+            let link = SharedLink { path: b"/dwz".to_vec(), build_id: vec![9; length] };
+            assert_eq!(shared_link(&bytes), good.then_some(link), "{length}");
+        }
+        assert_eq!(shared_link(&[0; 21]), None);
+        assert_eq!(shared_link(b"no end"), None);
     }
 
     #[test]
