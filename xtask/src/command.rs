@@ -9,9 +9,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-/// The folder of the workspace: the one above this package's.
+/// The folder of the workspace: the one above this package's. Cargo says at run time where that is; what it
+/// said at build time is another checkout's when two share a target folder.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// Cargo as this task was started with it, so that `cargo +toolchain xtask` means what it says.

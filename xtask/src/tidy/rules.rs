@@ -61,7 +61,7 @@ impl Rule {
 /// Checks one file; its name is from the workspace's folder.
 pub fn check(file: &Path, text: &str, findings: &mut Findings) {
     let problem = |line, what| Problem { file: file.to_path_buf(), line, what };
-    let lines = text.lines().count();
+    let lines = written_lines(text);
     if lines > TOO_LONG {
         findings.problems.push(problem(0, format!("{lines} lines; split it ({TOO_LONG} at most)")));
     } else if lines > LONG {
@@ -88,6 +88,24 @@ pub fn check_map(text: &str, problems: &mut Vec<Problem>) {
         let what = format!("{lines} lines; a map of the code has {MAP_LINES} at most");
         problems.push(Problem { file: "ARCHITECTURE.md".into(), line: 0, what });
     }
+}
+
+/// Lines without those of inline snapshots (`@r"` to a line that begins with the closing quote): these are
+/// recorded output, not something to read as code.
+fn written_lines(text: &str) -> usize {
+    let mut closing = None;
+    let mut written = 0;
+    for line in text.lines() {
+        match closing {
+            Some(quote) if line.trim_start().starts_with(quote) => closing = None,
+            Some(_) => continue,
+            None if line.trim_end().ends_with("@r\"") => closing = Some("\""),
+            None if line.trim_end().ends_with("@r#\"") => closing = Some("\"#"),
+            None => {}
+        }
+        written += 1;
+    }
+    written
 }
 
 /// The numbered lines before the tests, without comments: `//` ends a line unless it is part of a URL.
@@ -158,6 +176,14 @@ mod tests {
         let mut findings = Findings::default();
         check(Path::new("leakprobe/src/main.rs"), &"\n".repeat(LONG + 1), &mut findings);
         assert_eq!(findings.warnings.len(), 1);
+    }
+
+    #[test]
+    fn recorded_output_makes_no_file_long() {
+        let text = "a();\n    insta::assert_snapshot!(at(40), @r\"\n== report\n  \\ \n    \");\nb();\n";
+        assert_eq!(written_lines(text), 4);
+        assert_eq!(written_lines("f(@r#\"\none \"\n\"#);\n"), 2);
+        assert_eq!(written_lines("let r = 1;\n\nlet s = 2;\n"), 3);
     }
 
     #[test]
