@@ -398,6 +398,29 @@ fn a_failed_callback_and_a_dropped_hold_leave_no_process() {
 }
 
 #[test]
+fn a_breakpoint_that_is_there_already_is_refused() {
+    let folder = Folder::new("occupied");
+    let program = folder.compile(
+        "program",
+        "#ifdef __x86_64__
+         __asm__(\".globl first\\nfirst: int3\");
+         #else
+         __asm__(\".globl first\\nfirst: brk #0\");
+         #endif
+         int main(void) { return 0; }",
+        &["-Wl,-e,first"],
+    );
+    let held = start(&[program.into()]).unwrap();
+    let pid = held.pid();
+    let error = held.run_to_entry(|| Ok(())).unwrap_err().to_string();
+    assert!(
+        error.contains("failed to set a breakpoint at its entry point") && error.contains("(EBUSY)"),
+        "{error}"
+    );
+    assert!(is_gone(pid));
+}
+
+#[test]
 fn a_kill_from_elsewhere_is_an_end_not_an_error() {
     let killing = |fails: bool| {
         let held = start(&words(&["true"])).unwrap();
