@@ -11,6 +11,7 @@ use std::{
 
 use libc::{c_int, pid_t};
 use nix::{
+    errno::Errno,
     sys::ptrace::{self, AddressType},
     unistd::Pid,
 };
@@ -32,8 +33,15 @@ pub(super) struct Breakpoint {
 
 impl Breakpoint {
     /// Writes a breakpoint at `address` of the stopped child.
+    ///
+    /// # Errors
+    /// ptrace's; `EBUSY` when a breakpoint is there already: a uprobe that some other tool has set for all
+    /// processes on this very instruction. The kernel would take ours for it, and the child would never be let go.
     pub(super) fn plant(pid: pid_t, address: u64) -> nix::Result<Self> {
         let original = peek(pid, address)?;
+        if replace(original, address, INSTRUCTION.0) == original {
+            return Err(Errno::EBUSY);
+        }
         poke(pid, address, replace(original, address, INSTRUCTION.0))?;
         Ok(Self { address, original })
     }

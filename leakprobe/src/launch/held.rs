@@ -139,8 +139,9 @@ impl Held {
         if self.info()?.instruction_pointer == entry {
             return Ok(Next::Arrived);
         }
-        let breakpoint =
-            Breakpoint::plant(pid, entry).map_err(self.failed_to("set a breakpoint at its entry point"))?;
+        let breakpoint = Breakpoint::plant(pid, entry).map_err(self.failed_to(
+            "set a breakpoint at its entry point (EBUSY: another tool has a probe there; remove it)",
+        ))?;
         self.breakpoint = Some(breakpoint);
         Ok(Next::Run(0))
     }

@@ -128,7 +128,7 @@ fn each_library_is_seen_before_any_constructor_and_nothing_of_main() {
     let program = folder.program(
         "first",
         &constructor,
-        "int main(void) { char byte; int fd = open(FOLDER \"/gate\", O_RDONLY);
+        "int main(void) { char byte; alarm(60); int fd = open(FOLDER \"/gate\", O_RDONLY);
              if (read(fd, &byte, 1) != 1) abort();
              mark('M'); return 3; }",
     );
@@ -260,6 +260,11 @@ fn signals_and_threads_in_a_constructor_work_as_untraced() {
          CONSTRUCTOR begin(void) {
              signal(SIGUSR1, handle); signal(SIGTRAP, handle); signal(SIGRTMIN, handle);
              raise(SIGUSR1); raise(SIGTRAP); raise(SIGRTMIN);
+             #ifdef __x86_64__
+             __asm__(\"int3\"); /* a breakpoint of the program's own */
+             #else
+             raise(SIGTRAP);
+             #endif
              pthread_t threads[4];
              for (int i = 0; i < 4; i++) pthread_create(&threads[i], 0, work, 0);
              setgid(getgid()); /* with threads, libc tells each of them by a real-time signal of its own */
@@ -268,7 +273,7 @@ fn signals_and_threads_in_a_constructor_work_as_untraced() {
         "int main(void) { mark('M'); return 6; }",
     );
     assert_eq!(exit_code(launch(&program).wait().unwrap()), 6);
-    assert_eq!(folder.marker(), "UBRTTTTCM");
+    assert_eq!(folder.marker(), "UBRBTTTTCM");
 }
 
 #[test]
@@ -395,6 +400,29 @@ fn a_failed_callback_and_a_dropped_hold_leave_no_process() {
     let pid = held.pid();
     drop(held);
     assert_eq!((is_gone(pid), folder.marker().as_str()), (true, ""));
+}
+
+#[test]
+fn a_breakpoint_that_is_there_already_is_refused() {
+    let folder = Folder::new("occupied");
+    let program = folder.compile(
+        "program",
+        "#ifdef __x86_64__
+         __asm__(\".globl first\\nfirst: int3\");
+         #else
+         __asm__(\".globl first\\nfirst: brk #0\");
+         #endif
+         int main(void) { return 0; }",
+        &["-Wl,-e,first"],
+    );
+    let held = start(&[program.into()]).unwrap();
+    let pid = held.pid();
+    let error = held.run_to_entry(|| Ok(())).unwrap_err().to_string();
+    assert!(
+        error.contains("failed to set a breakpoint at its entry point") && error.contains("(EBUSY)"),
+        "{error}"
+    );
+    assert!(is_gone(pid));
 }
 
 #[test]
