@@ -62,6 +62,8 @@ counters! {
     Freed = "freed",
     /// `free(NULL)`.
     FreeNull = "free_null",
+    /// Made by a reallocation to give its old block back; the reallocation is what is counted.
+    FreeNested = "free_nested",
     /// No record of that address: a block from before the attach, or one that was filtered or lost.
     FreeUnknown = "free_unknown",
 

@@ -6,13 +6,13 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use aya_log_ebpf::debug;
-use leakprobe_common::{Block, BlockKey, Cookie, Counter, Site, Thread, lifetime_bucket};
+use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, Thread, lifetime_bucket};
 
 use crate::{
     ledger::{add, count},
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES},
     registers::Registers,
-    stack,
+    stack, thread,
 };
 
 const EEXIST: i32 = -17;
@@ -40,9 +40,20 @@ pub fn free(ctx: &ProbeContext) -> u32 {
             // SAFETY: the helper has no preconditions.
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
+        None if frees_for_realloc(address) => count(Counter::FreeNested),
         None => count(Counter::FreeUnknown),
     }
     0
+}
+
+/// Whether the pending call is a reallocation that gives this block back by `free`, as glibc's `realloc(p, 0)`
+/// does: its record was taken at that call's entry.
+#[inline(always)]
+fn frees_for_realloc(address: u64) -> bool {
+    match thread::find(bpf_get_current_pid_tgid() as u32) {
+        Some(thread) => matches!(thread.cookie.call(), Some(Call::Reallocate)) && thread.pointer == address,
+        None => false,
+    }
 }
 
 /// Takes the record of the block that the pending reallocation gives back. At the entry, because another

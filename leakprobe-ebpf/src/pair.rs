@@ -37,7 +37,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     };
     let stack_pointer = registers.stack_pointer();
     if thread::is_pending(thread) {
-        if stack_pointer <= thread.stack_pointer && thread::still_pending(thread) {
+        if stack_pointer <= thread.stack_pointer && thread::still_pending(thread, Some(&registers)) {
             count(Counter::Nested);
             if stack_pointer == thread.stack_pointer {
                 thread.chained += 1;

@@ -122,7 +122,7 @@ fn begin(ctx: &TracePointContext, kind: u64, bytes: u64) -> Option<&'static mut 
     count(Counter::RangesEntered);
     thread.range_bytes = bytes;
     thread.range_stack = NO_STACK;
-    if thread::still_pending(thread) {
+    if thread::still_pending(thread, None) {
         count(Counter::RangesNested);
         thread.range_kind = if kind == BRK { BRK | NESTED } else { 0 };
         return None;

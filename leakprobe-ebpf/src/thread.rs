@@ -12,7 +12,7 @@ use crate::{
     block,
     ledger::count,
     maps::{NEW_THREAD, TARGETS, THREADS},
-    registers::RETURN_ADDRESS_ON_STACK,
+    registers::{RETURN_ADDRESS_ON_STACK, Registers},
 };
 
 /// Why there is no [`Thread`].
@@ -62,25 +62,42 @@ pub fn is_pending(thread: &Thread) -> bool {
 
 /// Whether the pending call is still on the stack. It is not when the thread left it by longjmp or an
 /// exception; then its return address, which a return probe replaces by the kernel's trampoline, has
-/// been overwritten by what runs now.
+/// been overwritten by what runs now, or, at the same stack pointer, by the address that the new call
+/// returns to: `return_address`, where the caller of this function has an entry's registers.
 #[inline(always)]
-pub fn still_pending(thread: &Thread) -> bool {
+pub fn still_pending(thread: &Thread, at_entry: Option<&Registers>) -> bool {
     if !is_pending(thread) {
         return false;
     }
-    // SAFETY: as in `create`.
+    if RETURN_ADDRESS_ON_STACK {
+        // SAFETY: the helper checks the address; a fault is an error, not a crash.
+        return match unsafe { bpf_probe_read_user(thread.stack_pointer as *const u64) } {
+            Ok(address) => is_trampoline(thread, address),
+            Err(_) => false,
+        };
+    }
+    // Where the return address is in a register, only a jump at the same stack pointer can be judged: it
+    // brings the trampoline along, a new call does not. A lower one is taken for nested.
+    match at_entry {
+        Some(registers) if registers.stack_pointer() == thread.stack_pointer => {
+            is_trampoline(thread, registers.return_address())
+        }
+        _ => true,
+    }
+}
+
+/// Whether an address is that of the trampoline, which the kernel puts at the start of a page of its own.
+/// User space learns the page only after the first return probe was hit; until then any page's start
+/// passes, which no call returns to but one of thousands.
+#[inline(always)]
+fn is_trampoline(thread: &Thread, address: u64) -> bool {
+    // SAFETY: the map is preallocated and entries are removed only when a target is dropped; a stale read
+    // gives a wrong answer for one call at worst.
     let trampoline = match unsafe { TARGETS.get(thread.tgid) } {
         Some(target) => target.trampoline,
         None => 0,
     };
-    if !RETURN_ADDRESS_ON_STACK || trampoline == 0 {
-        return true;
-    }
-    // SAFETY: the helper checks the address; a fault is an error, not a crash.
-    match unsafe { bpf_probe_read_user(thread.stack_pointer as *const u64) } {
-        Ok(address) => address & !0xfff == trampoline,
-        Err(_) => false,
-    }
+    if trampoline != 0 { address == trampoline } else { address & 0xfff == 0 }
 }
 
 /// Ends the pending call without a result: the thread left it other than by returning.

@@ -50,7 +50,13 @@ volatile std::size_t huge = ~std::size_t{0} / 4;
 ROW(new_one, 1, 72, KEEP(new Node))
 ROW(new_array, 1, 500, KEEP(new char[500]))
 ROW(new_array_of_owners, 1, 8 + 10 * 8, KEEP(new Owner[10]))
-ROW(new_aligned, 1, 256, KEEP(new Wide))
+/* In total only: libstdc++'s aligned operator new uses the frame pointer for its own ends, so a walk along
+ * frame pointers ends in it. */
+OWN_FRAME static void row_new_aligned()
+{
+    KEEP(new Wide);
+    tell("-", 1, 256);
+}
 ROW(new_nothrow, 1, 60, KEEP(new (std::nothrow) char[60]))
 ROW(new_nothrow_fails, 0, 0, MUST(!new (std::nothrow) char[huge]))
 ROW(new_throws, 0, 0, {

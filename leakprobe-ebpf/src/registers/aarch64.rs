@@ -92,6 +92,12 @@ impl Registers {
         read!(self, pc)
     }
 
+    /// At a function's entry.
+    #[inline(always)]
+    pub fn return_address(&self) -> u64 {
+        read!(self, regs, 30)
+    }
+
     #[inline(always)]
     pub fn result(&self) -> u64 {
         read!(self, regs, 0)

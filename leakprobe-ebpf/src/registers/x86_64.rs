@@ -77,6 +77,12 @@ impl Registers {
         read!(self, rip)
     }
 
+    /// In no register: see [`RETURN_ADDRESS_ON_STACK`].
+    #[inline(always)]
+    pub fn return_address(&self) -> u64 {
+        0
+    }
+
     #[inline(always)]
     pub fn result(&self) -> u64 {
         read!(self, rax)

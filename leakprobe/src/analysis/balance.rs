@@ -72,7 +72,12 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
     };
     let frees = Account {
         hits: get(Counter::FreesEntered),
-        outcomes: vec![kept(Counter::Freed), kept(Counter::FreeNull), kept(Counter::FreeUnknown)],
+        outcomes: vec![
+            kept(Counter::Freed),
+            kept(Counter::FreeNull),
+            kept(Counter::FreeNested),
+            kept(Counter::FreeUnknown),
+        ],
         in_flight: 0,
     };
     // A reallocation takes the old record out at its entry; this is what became of those.

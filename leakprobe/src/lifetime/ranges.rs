@@ -98,11 +98,8 @@ impl Ranges {
     }
 
     /// Tells where a process's break was when the probes came in, so that its first growth counts.
-    pub fn set_break(&mut self, tgid: u32, generation: u32, program_break: u64) {
-        let process = self.processes.entry(tgid).or_default();
-        if process.generation == generation && process.program_break.is_none() {
-            process.program_break = Some(program_break);
-        }
+    pub fn set_break(&mut self, tgid: u32, program_break: u64) {
+        self.processes.entry(tgid).or_default().program_break.get_or_insert(program_break);
     }
 
     /// Forgets a process's ranges: it has replaced its program.
@@ -196,7 +193,7 @@ mod tests {
     /// Runs a script: an operation, its page, its pages, its stack; on thread 7 at time 10, 20, ...
     fn run(script: &[(RangeOperation, u64, u64, u64)]) -> Ranges {
         let mut ranges = Ranges::new(PAGE);
-        ranges.set_break(1, 0, 100 * PAGE);
+        ranges.set_break(1, 100 * PAGE);
         for (step, &(operation, page, pages, stack)) in script.iter().enumerate() {
             let head =
                 Event { kind: EventKind::Range as u32, tgid: 1, at_ns: 10 * (step as u64 + 1), a: stack };

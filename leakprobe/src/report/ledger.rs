@@ -131,6 +131,7 @@ fn words(name: &str) -> Option<Words> {
         "frees_entered" => plain("frees"),
         "freed" => plain("freed"),
         "free_null" => plain("free(NULL)"),
+        "free_nested" => plain("inside a realloc"),
         "free_unknown" => plain("of blocks not recorded"),
         "free_not_a_target" => plain("by processes not profiled"),
         "realloc_taken" => plain("taken by realloc"),

@@ -1,6 +1,9 @@
 //! The loop: reports by the clock, events as they come, until something ends the session.
 
-use std::os::fd::OwnedFd;
+use std::{
+    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
+    process::ExitStatus,
+};
 
 use anyhow::{Context as _, Result};
 use aya_log::EbpfLogger;
@@ -10,7 +13,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::{Session, assemble::Occasion, output::Reader};
+use super::{Begun, Session, assemble::Occasion, output::Reader};
 use crate::{
     drain::decode,
     launch::{Started, exit_code},
@@ -21,12 +24,12 @@ use crate::{
 const EVENTS_AT_ONCE: usize = 4096;
 
 /// Runs the loop to its end; the exit code is the started program's, where there is one.
-pub fn block_on(session: Session, started: Option<Started>) -> Result<u8> {
+pub fn block_on(session: Session, started: Option<Started>, begun: Begun) -> Result<u8> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the event loop")?
-        .block_on(follow(session, started))
+        .block_on(follow(session, started, begun))
 }
 
 /// Why the loop ended.
@@ -37,10 +40,12 @@ enum End {
     ReaderGone,
 }
 
-async fn follow(mut session: Session, mut started: Option<Started>) -> Result<u8> {
+async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun) -> Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // Said only now that a Ctrl-C brings a last report.
+    session.begin(begun)?;
     let logger = session.options.verbose.then(|| read_diagnostics(&mut session)).transpose()?;
     let events = session.events.take().context("the ring buffer is taken")?;
     let mut events = ready::readable(events)?;
@@ -77,15 +82,12 @@ async fn follow(mut session: Session, mut started: Option<Started>) -> Result<u8
             }
             () = &mut over => break End::DurationOver,
             _ = reports.tick() => {
-                for index in 0..session.watched.len() {
-                    if !session.watched[index].has_ended() {
-                        session.look(index)?;
-                    }
-                }
+                session.look_at_all()?;
                 if session.report(Occasion::Interval)? == Reader::Gone {
                     break End::ReaderGone;
                 }
             }
+            () = sleep_until(looks_due(&session)), if session.wants_to_look() => session.look_where_wanted()?,
             ready = events.readable_mut() => {
                 let mut ready = ready?;
                 let mut messages = Vec::new();
@@ -117,6 +119,7 @@ async fn follow(mut session: Session, mut started: Option<Started>) -> Result<u8
     match end {
         End::ReaderGone => session.detach(),
         End::AllExited | End::Asked | End::DurationOver => {
+            session.look_at_all()?;
             session.report(Occasion::End)?;
         }
     }
@@ -140,7 +143,21 @@ async fn tell_when_over(pidfd: OwnedFd, index: usize, exited: mpsc::UnboundedSen
 /// How a process ended, where that can be known: only its parent is told.
 fn how_it_ended(session: &mut Session, index: usize, started: Option<&mut Started>) -> Option<String> {
     let started = started.filter(|started| started.pid() == session.watched[index].pid())?;
-    started.try_wait().ok().flatten().map(|status| status.to_string())
+    started.try_wait().ok().flatten().map(in_words)
+}
+
+/// `exit status 3`, `signal 9`.
+fn in_words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// When the next look at a process that has shown new frames is due.
+fn looks_due(session: &Session) -> Instant {
+    session.look_due().map_or_else(Instant::now, Instant::from_std)
 }
 
 /// Passes a signal on to the program that leakprobe started; Ctrl-C reaches it by the terminal.

@@ -8,7 +8,7 @@ mod watched;
 use std::{
     ffi::OsString,
     os::fd::{AsFd as _, BorrowedFd},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Result, bail};
@@ -130,26 +130,19 @@ impl Session {
     }
 
     /// Probes are in place: from now on time counts.
-    pub fn begin(&mut self, begun: Begun) -> Result<()> {
-        if self.options.mmap {
+    fn begin(&mut self, begun: Begun) -> Result<()> {
+        if let Some(ranges) = &mut self.ranges {
             self.range_links = crate::probe::ranges::attach(&mut self.loaded.ebpf)?;
+            for watched in &self.watched {
+                if let Ok(Some(program_break)) = watched.process().program_break() {
+                    ranges.set_break(watched.pid(), program_break);
+                }
+            }
         }
         let now = clock::monotonic_ns();
         (self.started_ns, self.last_report_ns, self.analyst) = (now, now, Analyst::new(now));
-        eprintln!("{}", self.in_place(begun.at.elapsed()));
+        eprintln!("leakprobe: probes in place ({} ms)", begun.at.elapsed().as_millis());
         Ok(())
-    }
-
-    fn in_place(&self, took: Duration) -> String {
-        let names: Vec<String> = self.watched.iter().map(Watched::label).collect();
-        let probes: usize = self.watched.iter().map(|watched| watched.probes().len()).sum();
-        let objects: usize = self.watched.iter().map(Watched::probed_objects).sum();
-        format!(
-            "leakprobe: probes in place in {} ({probes} functions in {objects} object{}, {} ms from start)",
-            names.join(", "),
-            if objects == 1 { "" } else { "s" },
-            took.as_millis()
-        )
     }
 
     /// Takes in one record of the ring buffer.
@@ -157,10 +150,8 @@ impl Session {
         match message {
             Message::NewStack { tgid, stack } => {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
-                if let Some(stack) = self.maps.stack(stack)
-                    && self.watched[index].wants_to_look(&stack)
-                {
-                    self.look(index)?;
+                if let Some(stack) = self.maps.stack(stack) {
+                    self.watched[index].notice(&stack);
                 }
             }
             Message::Exec { tgid, generation, .. } => {
@@ -176,6 +167,36 @@ impl Session {
                 if let Some(ranges) = &mut self.ranges {
                     ranges.apply(operation, &event);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at every process that is still there.
+    fn look_at_all(&mut self) -> Result<()> {
+        for index in 0..self.watched.len() {
+            if !self.watched[index].has_ended() {
+                self.look(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a process has shown frames in no known mapping.
+    fn wants_to_look(&self) -> bool {
+        self.look_due().is_some()
+    }
+
+    /// When the first such process may be looked at.
+    fn look_due(&self) -> Option<Instant> {
+        self.watched.iter().filter_map(Watched::look_due).min()
+    }
+
+    /// Looks at those whose time has come.
+    fn look_where_wanted(&mut self) -> Result<()> {
+        for index in 0..self.watched.len() {
+            if self.watched[index].look_due().is_some_and(|due| due <= Instant::now()) {
+                self.look(index)?;
             }
         }
         Ok(())
@@ -226,8 +247,7 @@ pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
         }
         session.watched[index].require_allocator()?;
     }
-    session.begin(begun)?;
-    follow::block_on(session, None).map(drop)
+    follow::block_on(session, None, begun).map(drop)
 }
 
 /// Starts a program, runs a session over it, and returns its exit code.
@@ -236,8 +256,7 @@ pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Resu
     let held = launch::start(command)?;
     session.watch(Process::open(held.pid())?)?;
     let started = held.run_to_entry(|| session.look(0).map(drop))?;
-    session.begin(begun)?;
-    follow::block_on(session, Some(started))
+    follow::block_on(session, Some(started), begun)
 }
 
 /// Machine's page size, bytes.

@@ -43,6 +43,7 @@ pub struct Watched {
     /// By generation: what was ever mapped during it.
     spaces: HashMap<u32, AddressSpace>,
     looked: Option<Instant>,
+    look_wanted: bool,
     discovery: Discovery,
     attachments: Vec<Attachment>,
     probes: Vec<ProbeRow>,
@@ -69,6 +70,7 @@ impl Watched {
             generation: 0,
             spaces: HashMap::new(),
             looked: None,
+            look_wanted: false,
             discovery: Discovery::new(FAMILIES),
             attachments: Vec::new(),
             probes: Vec::new(),
@@ -89,19 +91,9 @@ impl Watched {
         &self.process
     }
 
-    /// `1298 (redis-server)`, escaped.
-    pub fn label(&self) -> String {
-        format!("{} ({})", self.pid(), crate::report::escape::visible(&self.name))
-    }
-
     /// Where each probe went.
     pub fn probes(&self) -> &[ProbeRow] {
         &self.probes
-    }
-
-    /// In how many objects there are probes.
-    pub fn probed_objects(&self) -> usize {
-        self.attachments.len()
     }
 
     /// Address of the page of return-probe trampolines, or 0 while there is none.
@@ -116,6 +108,7 @@ impl Watched {
 
     /// Notes that it has ended, and how, where that is known.
     pub fn end(&mut self, how: Option<String>) {
+        self.look_wanted = false;
         self.ended = Some(how);
     }
 
@@ -128,6 +121,7 @@ impl Watched {
     /// Reads its mappings and returns the allocators that are new; `None` when it has ended.
     pub fn scan(&mut self, objects: &mut ObjectCache) -> Result<Option<Vec<FoundObject>>> {
         self.looked = Some(Instant::now());
+        self.look_wanted = false;
         let scan = match read_address_space(&self.process, objects) {
             Ok(scan) => scan,
             Err(_) if self.process.has_ended().unwrap_or(true) => return Ok(None),
@@ -148,15 +142,21 @@ impl Watched {
         Ok(Some(found))
     }
 
-    /// Whether a new stack has a frame in no known mapping, and it is time to look again.
-    pub fn wants_to_look(&self, stack: &Stack) -> bool {
-        let recently = self.looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS);
-        if recently || stack.generation != self.generation || self.has_ended() {
-            return false;
+    /// Takes note of a new stack: a frame in no known mapping calls for a look, before it is unmapped again.
+    pub fn notice(&mut self, stack: &Stack) {
+        if stack.generation != self.generation || self.has_ended() {
+            return;
         }
-        let Some(space) = self.spaces.get(&self.generation) else { return true };
         let frames = stack.frames.iter().take(stack.len as usize);
-        frames.clone().any(|&address| space.find(address).is_none())
+        // JIT code stays unknown however often one looks, and a look finds it in an anonymous mapping.
+        self.look_wanted |= self
+            .space(self.generation)
+            .is_none_or(|space| frames.clone().any(|&address| address != 0 && space.find(address).is_none()));
+    }
+
+    /// When it may be looked at, if a look is wanted.
+    pub fn look_due(&self) -> Option<Instant> {
+        self.look_wanted.then(|| self.looked.map_or_else(Instant::now, |at| at + BETWEEN_LOOKS))
     }
 
     /// Puts probes into an object.

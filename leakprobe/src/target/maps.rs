@@ -96,6 +96,27 @@ pub fn parse(mut text: impl BufRead) -> io::Result<Parsed> {
     }
 }
 
+/// Where the mapping with this name ends; the highest where there are several, `None` where there is none.
+///
+/// # Errors
+/// When reading fails.
+pub fn end_of(mut text: impl BufRead, name: &[u8]) -> io::Result<Option<u64>> {
+    let mut line = Vec::new();
+    let mut end = None;
+    for _ in 0..MAX_LINES {
+        line.clear();
+        if text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        if let Some((line, _)) = parse_line(line.strip_suffix(b"\n").unwrap_or(&line))
+            && line.name == name
+        {
+            end = end.max(Some(line.end));
+        }
+    }
+    Ok(end)
+}
+
 /// One line, and whether code may run there.
 ///
 /// `55d0-55d1 r-xp 00002000 fe:01 1234    /usr/bin/with spaces`

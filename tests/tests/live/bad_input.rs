@@ -44,7 +44,7 @@ fn no_such_process() {
         fs::read_to_string("/proc/sys/kernel/pid_max").expect("pid_max").trim().parse().expect("a number");
     let unused =
         (2..most).rev().find(|pid| fs::metadata(format!("/proc/{pid}")).is_err()).expect("a free number");
-    check_refused(unused, &["no such process"]);
+    check_refused(unused, &["no process"]);
 }
 
 #[test]

@@ -57,11 +57,11 @@ fn a_command_that_is_killed_passes_on_its_signal() {
 #[test]
 fn a_command_that_is_not_there_is_named() {
     let (ended, _) = profile(&["no-such-command-anywhere", "x"]);
-    ended.check_error(1, &["no-such-command-anywhere"]);
+    ended.check_error(127, &["no-such-command-anywhere"]);
 }
 
 #[test]
 fn a_file_that_cannot_be_run_is_named() {
     let (ended, _) = profile(&[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
-    ended.check_error(1, &["Cargo.toml"]);
+    ended.check_error(126, &["Cargo.toml"]);
 }

@@ -1,6 +1,10 @@
 //! What a report's head says of a process.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    os::fd::OwnedFd,
+};
 
 use nix::{
     dir::Dir,
@@ -9,7 +13,7 @@ use nix::{
 };
 
 use super::{Process, ended, read_file};
-use crate::target::seccomp::SeccompMode;
+use crate::target::{maps, seccomp::SeccompMode};
 
 /// Arguments and bytes of a command line that are kept.
 const MAX_ARGUMENTS: usize = 4096;
@@ -65,6 +69,16 @@ impl Process {
             open_files,
             seccomp: status.seccomp,
         })
+    }
+
+    /// Where its heap (`[heap]` in its maps: what the program break has grown to) ends, to the page; `None`
+    /// when it has none.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn program_break(&self) -> io::Result<Option<u64>> {
+        let maps = File::from(self.open_at("maps", OFlag::O_RDONLY)?);
+        maps::end_of(BufReader::new(maps), b"[heap]")
     }
 
     /// The kernel's short name. Untrusted, not escaped.
