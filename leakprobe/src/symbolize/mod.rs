@@ -45,9 +45,10 @@ use crate::{
 };
 use object::{Known, Names};
 
-/// Most objects that are kept open and mapped, 3 to 6 file descriptors each. A service that loads and
-/// drops libraries all day must not use up our descriptors.
-const MAX_OBJECTS: usize = 256;
+/// Most objects that are kept open and mapped, with up to 6 file descriptors each (two for each file
+/// asked). A service that loads and drops libraries all day must not use up our descriptors, of which
+/// there are 1,024 where nobody raised the limit; the least recently used object goes first.
+const MAX_OBJECTS: usize = 128;
 
 /// Looks names up, and remembers them.
 ///
