@@ -15,7 +15,9 @@ fn profile(command: &[&str]) -> (run::Ended, Vec<leakprobe_tests::report::Report
     let path = std::env::var("PATH").unwrap_or_default();
     let ended =
         run::to_end(run::command(&arguments).env("PATH", format!("{}:{path}", compile::folder().display())));
-    let reports = if output.exists() { probe::final_reports(&output) } else { Vec::new() };
+    // A command that could not be started leaves the file empty.
+    let wrote = fs::metadata(&output).is_ok_and(|file| file.len() > 0);
+    let reports = if wrote { probe::final_reports(&output) } else { Vec::new() };
     let _ = fs::remove_file(&output);
     (ended, reports)
 }
