@@ -15,7 +15,7 @@ pub use cookie::{Call, Cookie, NO_REGISTER};
 pub use counter::{COUNTERS, Counter};
 pub use record::{
     Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, RangeEvent,
-    RangeOperation, Site, Stack, StackEnd, Target, Thread, lifetime_bucket,
+    RangeOperation, STACK_WINDOW, Site, Stack, StackEnd, Target, Thread, lifetime_bucket,
 };
 
 /// Raised with every change of a layout or a meaning in this crate.

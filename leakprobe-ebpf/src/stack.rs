@@ -7,9 +7,11 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_ktime_get_ns, bpf_probe_read_user},
+    helpers::{bpf_ktime_get_ns, generated},
 };
-use leakprobe_common::{Counter, Event, EventKind, MAX_FRAMES, NO_STACK, Site, Stack, StackEnd, Thread};
+use leakprobe_common::{
+    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, StackEnd, Thread,
+};
 
 use crate::{
     ledger::count,
@@ -24,13 +26,8 @@ pub fn capture<C: EbpfContext>(
     thread: &mut Thread,
     registers: &Registers,
 ) -> (u64, Option<*mut Site>) {
-    let id = walk(
-        &mut thread.stack,
-        seed(thread.tgid, thread.generation),
-        registers.instruction_pointer(),
-        registers.frame_pointer(),
-        registers.stack_pointer(),
-    );
+    let id =
+        walk(thread, registers.instruction_pointer(), registers.frame_pointer(), registers.stack_pointer());
     if let Some(site) = SITES.get_ptr_mut(id) {
         return (id, Some(site)); // a site is made after its stack was kept
     }
@@ -71,17 +68,20 @@ fn site(id: u64) -> Option<*mut Site> {
     SITES.get_ptr_mut(id)
 }
 
-/// Follows the frame pointers from `fp` into `stack` and returns the stack's ID: a hash of its frames.
-/// Own reads of 16 bytes a frame are cheaper than bpf_get_stack and can say how the walk ended.
+/// Follows the frame pointers from `fp` into `thread.stack` and returns the stack's ID: a hash of its frames.
+/// Own reads are cheaper than bpf_get_stack, and can say how the walk ended.
 #[inline(always)]
-fn walk(stack: &mut Stack, seed: u64, ip: u64, fp: u64, sp: u64) -> u64 {
-    let mut hash = mix(seed, ip);
+fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> u64 {
+    let mut hash = mix(seed(thread.tgid, thread.generation), ip);
     let mut fp = fp;
     let mut lowest = sp;
     let mut end = StackEnd::Truncated;
     let mut len = 1;
-    stack.frames[0] = ip;
-    for frame in &mut stack.frames[1..] {
+    // The window holds whole frames up to `reach` bytes above its start; none yet, as no frame lies at the
+    // top of the address space.
+    let (mut window, mut reach) = (u64::MAX, 0);
+    thread.stack.frames[0] = ip;
+    for frame in &mut thread.stack.frames[1..] {
         if fp == 0 {
             end = StackEnd::Base;
             break;
@@ -91,11 +91,20 @@ fn walk(stack: &mut Stack, seed: u64, ip: u64, fp: u64, sp: u64) -> u64 {
             end = StackEnd::Lost;
             break;
         }
-        // SAFETY: the helper checks the address; a fault is an error, not a crash.
-        let Ok([next, address]) = (unsafe { bpf_probe_read_user(fp as *const [u64; 2]) }) else {
-            end = StackEnd::Lost;
-            break;
-        };
+        if fp.wrapping_sub(window) > reach {
+            window = fp;
+            if copy(&mut thread.window, fp, WINDOW_BYTES as u32) {
+                reach = WINDOW_BYTES - 16;
+            } else if copy(&mut thread.window, fp, 16) {
+                // Less than a window was left of the stack, or its next page is not in memory.
+                reach = 0;
+            } else {
+                end = StackEnd::Lost;
+                break;
+            }
+        }
+        let index = (fp.wrapping_sub(window) >> 3) as usize & (STACK_WINDOW - 1);
+        let (next, address) = (thread.window[index], thread.window[index + 1]);
         if address == 0 {
             end = StackEnd::Base;
             break;
@@ -106,9 +115,18 @@ fn walk(stack: &mut Stack, seed: u64, ip: u64, fp: u64, sp: u64) -> u64 {
         lowest = fp + 16;
         fp = next;
     }
-    stack.len = len;
-    stack.end = end as u32;
+    thread.stack.len = len;
+    thread.stack.end = end as u32;
     if hash == NO_STACK { 1 } else { hash }
+}
+
+const WINDOW_BYTES: u64 = STACK_WINDOW as u64 * 8;
+
+/// Copies user memory to the start of the window.
+#[inline(always)]
+fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool {
+    // SAFETY: the window is at least as long; the helper checks the address, and a fault is an error.
+    unsafe { generated::bpf_probe_read_user(window.as_mut_ptr().cast(), bytes, from as *const _) == 0 }
 }
 
 /// Where the hash starts: equal addresses in two processes, or before and after an exec, are two stacks.
