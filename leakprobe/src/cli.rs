@@ -52,6 +52,15 @@ pub enum Placement {
     Floor,
 }
 
+/// How probes are attached; other ways than [`AttachWith::Auto`] are for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AttachWith {
+    /// By one link for many probes, where the kernel has such links.
+    Auto,
+    /// By one perf event a probe, as on older kernels.
+    PerfEvent,
+}
+
 /// Where the reports go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -96,6 +105,8 @@ pub struct Options {
     pub allow_return_probes_under_seccomp: bool,
     /// Where probes go.
     pub placement: Placement,
+    /// How probes are attached.
+    pub attach_with: AttachWith,
 }
 
 /// The shortest time from report to report.
@@ -121,17 +132,22 @@ impl Options {
     }
 }
 
+/// The word that makes this program the one that `leakprobe demo` profiles.
+pub const DEMO_VICTIM: &str = "demo-victim";
+
 /// Reads a command line, the program's own name first.
 ///
 /// # Errors
 /// The error is for the user as it stands, `--help` and `--version` among them: print it
 /// ([`clap::Error::print`] picks the stream) and end with its [`clap::Error::exit_code`], 2 for wrong usage.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    if words.len() == 2 && words[1] == DEMO_VICTIM {
+        // Not by the parser, which would leave blocks of its own in the victim's report.
+        return Ok(Invocation::DemoVictim);
+    }
     let cli = Cli::try_parse_from(words).map_err(explain_stray_word)?;
     let subject = match (cli.mode, cli.what.pid, cli.what.command) {
-        (Some(Mode::DemoVictim), pids, command) if pids.is_empty() && command.is_empty() => {
-            return Ok(Invocation::DemoVictim);
-        }
         (Some(Mode::Demo), pids, command) if pids.is_empty() && command.is_empty() => Subject::Demo,
         (None, pids, command) if !pids.is_empty() && command.is_empty() => Subject::Pids(each_once(pids)),
         (None, pids, command) if pids.is_empty() && !command.is_empty() => Subject::Command(command),
@@ -161,6 +177,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         verbose: cli.output.verbose,
         allow_return_probes_under_seccomp: cli.advanced.allow_return_probes_under_seccomp,
         placement: cli.advanced.placement,
+        attach_with: cli.advanced.attach_with,
     };
     check(&options)?;
     Ok(Invocation::Profile(options))

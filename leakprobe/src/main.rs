@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use leakprobe::{
-    cli::{self, Invocation, Options, Subject},
+    cli::{self, DEMO_VICTIM, Invocation, Options, Subject},
     demo,
     launch::LaunchError,
     session::{self, Begun},
@@ -53,5 +53,5 @@ fn run_demo(mut options: Options, begun: Begun) -> Result<u8> {
     let own = std::env::current_exe().context("failed to find leakprobe's own file")?;
     let duration = *options.duration.get_or_insert(Duration::from_secs(6));
     options.interval = options.interval.max(duration);
-    session::run_command(options, &[own.into(), "demo-victim".into()], begun)
+    session::run_command(options, &[own.into(), DEMO_VICTIM.into()], begun)
 }

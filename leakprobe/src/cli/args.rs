@@ -1,6 +1,6 @@
 //! The options as clap reads them and shows them in its help.
 
-use super::{Format, MIN_INTERVAL, Placement};
+use super::{AttachWith, Format, MIN_INTERVAL, Placement};
 use crate::report::units::{UnitError, parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -69,9 +69,6 @@ pub(super) enum Mode {
     /// Profile a small built-in program that leaks
     #[command(override_usage = "leakprobe demo [OPTIONS]")]
     Demo,
-    /// Be that program
-    #[command(hide = true)]
-    DemoVictim,
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +171,10 @@ pub(super) struct Advanced {
     /// Where in a function its probe goes
     #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
     pub placement: Placement,
+
+    /// How probes are attached
+    #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
+    pub attach_with: AttachWith,
 }
 
 #[derive(Debug, Args)]

@@ -57,8 +57,10 @@ pub struct Survivor {
 /// All that one drain has read.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// The moment it stands for, `CLOCK_MONOTONIC` nanoseconds: no block allocated later is in it.
+    /// The moment it stands for, `CLOCK_MONOTONIC` nanoseconds.
     pub at_ns: u64,
+    /// Whether the maps change while they are read.
+    pub moving: bool,
     /// Blocks younger than this were not asked for as survivors, nanoseconds.
     pub older_ns: u64,
     /// Outstanding blocks by site.
@@ -83,19 +85,24 @@ pub struct Pending {
 }
 
 impl Snapshot {
-    /// Begins a snapshot of the moment `at_ns`.
+    /// Begins a snapshot of the moment `at_ns`, of maps that change while they are read.
     pub fn new(at_ns: u64, older_ns: u64) -> Self {
-        Self { at_ns, older_ns, ..Self::default() }
+        Self { at_ns, older_ns, moving: true, ..Self::default() }
+    }
+
+    /// Begins a snapshot of maps that stand still since `at_ns`.
+    pub fn of_standing(at_ns: u64, older_ns: u64) -> Self {
+        Self { moving: false, ..Self::new(at_ns, older_ns) }
     }
 
     /// Takes in one record of the outstanding map.
     ///
-    /// The map changes while it is read: a block that is freed and allocated anew elsewhere could be seen
+    /// A map that changes while it is read: a block that is freed and allocated anew elsewhere could be seen
     /// twice. What was allocated by `at_ns` and is still there was live at `at_ns`, and is seen once, so
     /// counting only those never shows more than there was.
     pub fn add(&mut self, key: BlockKey, block: &Block) {
         self.records += 1;
-        if block.allocated_ns > self.at_ns {
+        if self.moving && block.allocated_ns > self.at_ns {
             return;
         }
         let weight = u64::from(block.weight);
@@ -103,7 +110,7 @@ impl Snapshot {
         site.blocks += weight;
         site.bytes += block.size * weight;
         site.family = block.family;
-        if self.at_ns - block.allocated_ns >= self.older_ns {
+        if self.at_ns.saturating_sub(block.allocated_ns) >= self.older_ns {
             site.survivors.push(Survivor {
                 allocated_ns: block.allocated_ns,
                 bytes: block.size * weight,
@@ -131,5 +138,15 @@ mod tests {
         let site = &snapshot.outstanding[&SiteKey { tgid: 5, stack: 9 }];
         assert_eq!((snapshot.records, site.blocks, site.bytes), (3, 2, 50));
         assert_eq!(site.survivors, [Survivor { allocated_ns: 900, bytes: 30, weight: 1 }]);
+    }
+
+    #[test]
+    fn of_maps_that_stand_still_every_record_counts() {
+        let mut snapshot = Snapshot::of_standing(1_000, 0);
+        let key = BlockKey { address: 0x10, tgid: 5, _pad: 0 };
+        snapshot.add(key, &block(10, 1_001));
+        snapshot.add(key, &block(20, 1_000));
+        let site = &snapshot.outstanding[&SiteKey { tgid: 5, stack: 9 }];
+        assert_eq!((snapshot.records, site.blocks, site.survivors.len()), (2, 2, 2));
     }
 }

@@ -3,14 +3,14 @@
 
 use std::{
     collections::HashMap,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData},
-    programs::{RawTracePoint, UProbe},
+    programs::{Program, RawTracePoint, UProbe},
 };
 use leakprobe_common::ABI_VERSION;
 
@@ -56,6 +56,27 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The uprobe programs loaded for multi-uprobe links; `None` where aya's own are used.
     pub multi: Option<UprobePrograms<OwnedFd>>,
+}
+
+impl Loaded {
+    /// The uprobe programs that are attached, with their names.
+    pub fn uprobe_programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        let names = program_names(floor);
+        let names = [names.allocate_enter, names.allocate_return, names.free_enter];
+        match &self.multi {
+            Some(fds) => {
+                let fds = [&fds.allocate_enter, &fds.allocate_return, &fds.free_enter];
+                names.into_iter().zip(fds.map(|fd| fd.as_fd())).collect()
+            }
+            None => names
+                .into_iter()
+                .filter_map(|name| match self.ebpf.program(name)? {
+                    Program::UProbe(program) => Some((name, program.fd().ok()?.as_fd())),
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// Names of the uprobe programs in the object.

@@ -97,9 +97,8 @@ impl Maps {
         Ok(counters)
     }
 
-    /// Reads everything once.
-    pub fn snapshot(&self, at_ns: u64, older_ns: u64) -> Result<Snapshot> {
-        let mut snapshot = Snapshot::new(at_ns, older_ns);
+    /// Reads everything once, into a snapshot that was begun.
+    pub fn fill(&self, mut snapshot: Snapshot) -> Result<Snapshot> {
         self.each_block(|key, block| snapshot.add(key, block))?;
         let sites = self.elements(&self.sites, 8, decode::SITE_BYTES, self.capacity.stacks + 1)?;
         sites

@@ -11,6 +11,7 @@ use crate::{
         balance::{self, Counting},
         sites::{Analysis, RankedSite},
     },
+    drain::snapshot::Snapshot,
     lifetime::ranges::RANGE_FAMILY,
     report::model::{Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals},
     sys::clock,
@@ -48,7 +49,7 @@ impl Session {
             Occasion::Interval => Counting::Runs,
             Occasion::End => Counting::Stands,
         };
-        let now = clock::monotonic_ns();
+        let now = self.stopped_ns.unwrap_or_else(clock::monotonic_ns);
         let all_ended = self.watched.iter().all(Watched::has_ended);
         let elapsed = Duration::from_nanos(now.saturating_sub(self.started_ns));
         // Nothing that a dead process left behind will be freed: all of it has survived.
@@ -56,7 +57,12 @@ impl Session {
             (None, true) => Duration::ZERO,
             _ => self.options.older_after(elapsed),
         };
-        let mut snapshot = self.maps.snapshot(now, older.as_nanos() as u64)?;
+        let older_ns = older.as_nanos() as u64;
+        let begun = match counting {
+            Counting::Runs => Snapshot::new(now, older_ns),
+            Counting::Stands => Snapshot::of_standing(now, older_ns),
+        };
+        let mut snapshot = self.maps.fill(begun)?;
         if let Some(ranges) = &self.ranges {
             ranges.add_to(&mut snapshot);
         }

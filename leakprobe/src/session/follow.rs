@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{Begun, Session, assemble::Occasion, output::Reader};
 use crate::{
+    cli::Subject,
     drain::decode,
     launch::{Started, exit_code},
     sys::{ready, signals},
@@ -124,7 +125,13 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             session.report(Occasion::End)?;
         }
     }
+    let demo = session.options.subject == Subject::Demo;
     drop(session);
+    if demo {
+        // It has shown what it was started for.
+        forward(started.as_ref(), nix::sys::signal::Signal::SIGKILL);
+        return Ok(0);
+    }
     match started.as_mut() {
         Some(started) => Ok(exit_code(started.wait().context("failed to wait for the program")?)),
         None => Ok(0),

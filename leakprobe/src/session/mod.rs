@@ -5,11 +5,7 @@ mod follow;
 mod output;
 mod watched;
 
-use std::{
-    ffi::OsString,
-    os::fd::{AsFd as _, BorrowedFd},
-    time::Instant,
-};
+use std::{ffi::OsString, os::fd::BorrowedFd, time::Instant};
 
 use anyhow::{Result, bail};
 use aya::maps::{MapData, RingBuf};
@@ -17,13 +13,14 @@ use aya::maps::{MapData, RingBuf};
 use self::{output::Output, watched::Watched};
 use crate::{
     analysis::{balance::OwnCounts, sites::Analyst},
-    cli::{Options, Placement, Subject},
+    cli::{AttachWith, Options, Placement, Subject},
     drain::decode::Message,
     launch,
     lifetime::ranges::Ranges,
     probe::{
         assign::Freedom,
-        attach, features,
+        attach,
+        features::{self, Mechanism},
         load::{self, Loaded, Settings},
         maps::Maps,
     },
@@ -55,7 +52,10 @@ pub struct Session {
     own: OwnCounts,
     output: Output,
     notes: Vec<Warning>,
-    stopped: bool,
+    /// When the programs were told to stand still.
+    stopped_ns: Option<u64>,
+    /// Whether return probes endanger a process that has a seccomp filter, on this kernel.
+    hazardous: bool,
     started_ns: u64,
     last_report_ns: u64,
     reports: u64,
@@ -76,7 +76,11 @@ impl Session {
             diagnostics: options.verbose,
             floor: options.placement == Placement::Floor,
         };
-        let mut loaded = load::load(&settings, features::mechanism())?;
+        let mechanism = match options.attach_with {
+            AttachWith::Auto => features::mechanism(),
+            AttachWith::PerfEvent => Mechanism::PerfEvent,
+        };
+        let mut loaded = load::load(&settings, mechanism)?;
         let (maps, events) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
         let now = clock::monotonic_ns();
@@ -94,7 +98,8 @@ impl Session {
             own: OwnCounts::default(),
             output,
             notes: Vec::new(),
-            stopped: false,
+            stopped_ns: None,
+            hazardous: watched::kernel_is_hazardous(),
             started_ns: now,
             last_report_ns: now,
             reports: 0,
@@ -103,6 +108,14 @@ impl Session {
 
     /// Takes a process in: checks it and makes it a target. Its probes follow by [`Session::look`].
     pub fn watch(&mut self, process: Process) -> Result<()> {
+        if self.hazardous && !self.options.allow_return_probes_under_seccomp {
+            let text = format!(
+                "kernel {} may kill a process that installs a seccomp filter while return probes are in it; do not \
+                 profile a process that is about to confine itself",
+                features::release()
+            );
+            self.notes.push(Warning { kind: "seccomp".into(), text });
+        }
         if let Some(refusal) = watched::seccomp_refusal(&process)? {
             if !self.options.allow_return_probes_under_seccomp {
                 bail!(refusal);
@@ -117,7 +130,7 @@ impl Session {
     /// Looks at what a process has mapped, and probes the allocators that are new. Returns whether the
     /// process is still there to be looked at.
     pub fn look(&mut self, index: usize) -> Result<bool> {
-        if self.stopped {
+        if self.stopped_ns.is_some() {
             return Ok(true);
         }
         let freedom = match self.options.placement {
@@ -126,6 +139,15 @@ impl Session {
         };
         let floor = self.options.placement == Placement::Floor;
         let watched = &mut self.watched[index];
+        if self.hazardous
+            && !self.options.allow_return_probes_under_seccomp
+            && let Ok(Some(refusal)) = watched::seccomp_refusal(watched.process())
+        {
+            // It has confined itself since the probes went in.
+            attach::detach(watched.take_attachments());
+            watched.fail(refusal);
+            return Ok(true);
+        }
         let Some(found) = watched.scan(&mut self.objects)? else { return Ok(false) };
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
         for object in found {
@@ -216,7 +238,7 @@ impl Session {
     /// freed blocks reported as live.
     fn stop(&mut self) -> Result<()> {
         self.maps.close()?;
-        self.stopped = true;
+        self.stopped_ns = Some(clock::monotonic_ns());
         self.own.recursion_misses = self.recursion_misses();
         self.range_links.clear();
         attach::detach(self.watched.iter_mut().flat_map(Watched::take_attachments).collect());
@@ -224,15 +246,13 @@ impl Session {
     }
 
     fn recursion_misses(&self) -> Vec<(String, u64)> {
-        let Some(programs) = &self.loaded.multi else { return Vec::new() };
-        let misses = |name: &str, program: BorrowedFd<'_>| {
-            (name.to_owned(), bpf::recursion_misses(program).unwrap_or_default())
-        };
-        vec![
-            misses("allocate_enter", programs.allocate_enter.as_fd()),
-            misses("allocate_return", programs.allocate_return.as_fd()),
-            misses("free_enter", programs.free_enter.as_fd()),
-        ]
+        let floor = self.options.placement == Placement::Floor;
+        let misses = |program: BorrowedFd<'_>| bpf::recursion_misses(program).unwrap_or_default();
+        self.loaded
+            .uprobe_programs(floor)
+            .into_iter()
+            .map(|(name, fd)| (name.to_owned(), misses(fd)))
+            .collect()
     }
 
     /// What limits the report, most important first.

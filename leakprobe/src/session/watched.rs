@@ -23,13 +23,15 @@ use crate::{
         family::FAMILIES,
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
-        seccomp,
+        seccomp::{self, SeccompMode},
         space::{AddressSpace, Backing},
     },
 };
 
 /// Reading a process's maps holds a lock that its own mmap and munmap need: not more often than this.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+const ARCH: Arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
 
 /// A process being profiled.
 pub struct Watched {
@@ -197,6 +199,11 @@ impl Watched {
         }
     }
 
+    /// Notes what could not be done for it.
+    pub fn fail(&mut self, text: String) {
+        self.failures.push(text);
+    }
+
     /// Refuses a process in which nothing can be probed.
     pub fn require_allocator(&self) -> Result<()> {
         if self.attachments.is_empty() {
@@ -287,12 +294,16 @@ impl Watched {
     }
 }
 
+/// Whether this kernel lets a seccomp filter kill a process for a return probe.
+pub fn kernel_is_hazardous() -> bool {
+    seccomp::return_probe_hazard(SeccompMode::Filter, &features::release(), ARCH).is_some()
+}
+
 /// Why return probes would endanger a process; `None` when they do not.
 pub fn seccomp_refusal(process: &Process) -> Result<Option<String>> {
     let pid = process.pid();
     let mode =
         process.seccomp().with_context(|| format!("failed to read the seccomp mode of process {pid}"))?;
-    let arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
-    Ok(seccomp::return_probe_hazard(mode, &features::release(), arch)
+    Ok(seccomp::return_probe_hazard(mode, &features::release(), ARCH)
         .map(|hazard| hazard.refusal(pid, &process.name().unwrap_or_default())))
 }

@@ -62,3 +62,15 @@ fn calls_inside_the_c_library_are_exact_in_total() {
     assert_eq!((totals.live_blocks, totals.live_bytes), (2, 28));
     victim.quit();
 }
+
+/// Older kernels have no link for many probes; each probe is then a perf event of its own.
+#[test]
+fn every_row_is_exact_by_perf_events_too() {
+    let mut victim = Victim::start("semantics", &[]);
+    let probe = Probe::attach(victim.pid(), &["--attach-with", "perf-event"]);
+    let truth = victim.run("rows");
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    last(&reports).check_sums();
+    victim.quit();
+}

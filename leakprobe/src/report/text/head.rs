@@ -69,8 +69,10 @@ fn name(process: &Process) -> String {
 
 /// Arguments as a shell would show them, in so far as one can tell where each begins and ends.
 fn command_line(arguments: &[String]) -> String {
+    // A program that writes a title over its arguments leaves empty ones behind it.
+    let last = arguments.iter().rposition(|argument| !argument.is_empty()).map_or(0, |last| last + 1);
     let mut line = String::new();
-    for argument in arguments {
+    for argument in &arguments[..last] {
         if !line.is_empty() {
             line.push(' ');
         }

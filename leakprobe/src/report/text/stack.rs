@@ -32,7 +32,16 @@ enum Step<'a> {
     },
     /// Frames left out of a report that is not verbose.
     LeftOut(usize),
+    /// Frames of Rust's own library, likewise: so many, and what they are.
+    Rust(usize, &'static str),
 }
+
+/// Where the sources of Rust's library are said to lie, in every program built with a released compiler.
+const RUST_SOURCES: &str = "/rustc/";
+
+/// The function of Rust's library that calls the program's `main` or a thread's closure: what is outward of it
+/// starts the program. The standard library ends its own backtraces there.
+const RUST_BEGIN: &str = "__rust_begin_short_backtrace";
 
 /// A frame in words.
 struct Line<'a> {
@@ -64,6 +73,9 @@ pub(super) fn stack(page: &mut Page, stack: &StackRow, whole: bool) {
             }
             Step::Again { frames, times } => {
                 note(page, &format!("... {} more of these {frames} frames", counted(*times as u64, "round")))
+            }
+            Step::Rust(frames, what) => {
+                note(page, &format!("... {} {what}", counted(*frames as u64, "frame")))
             }
             Step::LeftOut(frames) => {
                 note(page, &format!("... {}, shown by --verbose", counted(*frames as u64, "frame")))
@@ -97,17 +109,52 @@ fn steps(frames: &[Frame], whole: bool) -> Vec<Step<'_>> {
         }
         at += group * repeats;
     }
+    if !whole {
+        steps = without_rust(steps);
+    }
     // One line more is not worth a line that says so.
     if !whole && steps.len() > INNERMOST + OUTERMOST + 1 {
         let left_out: Vec<_> = steps.splice(INNERMOST..steps.len() - OUTERMOST, [Step::LeftOut(0)]).collect();
         let sizes = left_out.iter().map(|step| match step {
             Step::Frame(_) => 1,
             Step::Again { frames, times } => frames * times,
-            Step::LeftOut(frames) => *frames,
+            Step::LeftOut(frames) | Step::Rust(frames, _) => *frames,
         });
         steps[INNERMOST] = Step::LeftOut(sizes.sum());
     }
     steps
+}
+
+/// The steps without what Rust's library inlined (an allocation goes through half a dozen such functions)
+/// and without its start of the program.
+fn without_rust(steps: Vec<Step<'_>>) -> Vec<Step<'_>> {
+    let mut kept = Vec::with_capacity(steps.len());
+    let mut steps = steps.into_iter().peekable();
+    while let Some(step) = steps.next() {
+        if is_frame(&step, |frame| frame.function.as_deref().is_some_and(|name| name.contains(RUST_BEGIN))) {
+            kept.push(Step::Rust(1 + steps.by_ref().count(), "of Rust's start of the program"));
+            break;
+        }
+        let inlined = |step: &Step| {
+            is_frame(step, |frame| {
+                frame.inlined && frame.file.as_deref().is_some_and(|file| file.starts_with(RUST_SOURCES))
+            })
+        };
+        if !inlined(&step) {
+            kept.push(step);
+            continue;
+        }
+        let mut frames = 1;
+        while steps.next_if(inlined).is_some() {
+            frames += 1;
+        }
+        kept.push(Step::Rust(frames, "inlined from Rust's library"));
+    }
+    kept
+}
+
+fn is_frame(step: &Step, is: impl Fn(&Frame) -> bool) -> bool {
+    matches!(step, Step::Frame(line) if is(line.frame))
 }
 
 /// The smallest group of frames at the start that comes more than [`REPEATS`] times, and how many times;
