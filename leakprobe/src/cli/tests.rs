@@ -38,6 +38,7 @@ fn defaults() {
         verbose: false,
         allow_return_probes_under_seccomp: false,
         placement: Placement::Auto,
+        attach_with: AttachWith::Auto,
     };
     assert_eq!(options("--pid 1298"), expected);
     assert_eq!(options("-p1298"), expected);
@@ -61,6 +62,7 @@ fn every_option() {
         verbose: true,
         allow_return_probes_under_seccomp: true,
         placement: Placement::Floor,
+        attach_with: AttachWith::Auto,
     };
     let line = "--interval 100ms --duration 1h30m --older 0 --top 5 --min-size 64k --max-size 10mb --max-blocks 7 \
                 --max-stacks 8 --mmap --format json -o leaks.json -v --allow-return-probes-under-seccomp \
