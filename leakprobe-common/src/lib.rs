@@ -3,7 +3,7 @@
 //! The BPF programs (`leakprobe-ebpf`) write these records and user space (`leakprobe`) reads them. All
 //! of them are `#[repr(C)]` with fixed-width integers and explicit padding, so that the two compilers
 //! cannot disagree; sizes and offsets are asserted below. Whoever changes a layout or a meaning raises
-//! [`ABI_VERSION`], which the loader compares with the one compiled into the BPF object.
+//! [`ABI_VERSION`]; a test compares it with the one in each committed BPF object.
 
 #![no_std]
 

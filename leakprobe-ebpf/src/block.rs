@@ -103,6 +103,7 @@ pub fn record(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers,
         return count(Counter::Filtered);
     }
     let (stack, site) = stack::capture(ctx, thread, registers);
+    let Some(site) = site else { return count(Counter::BlockMapRefused) };
     let block = Block {
         size: thread.size,
         // SAFETY: the helper has no preconditions.
@@ -122,12 +123,10 @@ pub fn record(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers,
     match inserted {
         Ok(()) => {
             count(Counter::Recorded);
-            if let Some(site) = site {
-                // SAFETY: points into a live map value.
-                unsafe {
-                    add(&raw mut (*site).allocated_blocks, 1);
-                    add(&raw mut (*site).allocated_bytes, block.size);
-                }
+            // SAFETY: points into a live map value.
+            unsafe {
+                add(&raw mut (*site).allocated_blocks, 1);
+                add(&raw mut (*site).allocated_bytes, block.size);
             }
         }
         Err(E2BIG) => count(Counter::BlockMapFull),

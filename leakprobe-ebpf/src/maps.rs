@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use leakprobe_common::{ABI_VERSION, Block, BlockKey, COUNTERS, Site, Stack, Target, Thread};
 
-/// Compared with the loader's own.
+/// Compared with user space's own by a test of the committed objects.
 #[unsafe(no_mangle)]
 static LEAKPROBE_ABI: Global<u32> = Global::new(ABI_VERSION);
 

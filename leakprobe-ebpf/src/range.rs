@@ -28,6 +28,8 @@ const BRK: u64 = 4;
 const REMOVES_NOTHING: u64 = 1 << 8;
 /// Made inside an allocator's call: only the program break is of interest.
 const NESTED: u64 = 1 << 9;
+/// User space was not told of what it removes.
+const UNTOLD: u64 = 1 << 10;
 
 const MREMAP_DONTUNMAP: u64 = 4;
 /// Smallest page of any supported machine.
@@ -96,15 +98,16 @@ pub fn exit(ctx: &TracePointContext) -> u32 {
             }
         }
         _ if failed => {
-            if kind & REMOVES_NOTHING == 0 && kind & 0xff != MMAP {
-                send(thread, RangeOperation::Undo, 0, 0, NO_STACK);
-            }
-            count(Counter::RangesFailed);
+            let undone = kind & (REMOVES_NOTHING | UNTOLD) != 0
+                || kind & 0xff == MMAP
+                || send(thread, RangeOperation::Undo, 0, 0, NO_STACK);
+            count(if undone { Counter::RangesFailed } else { Counter::RangesLost });
         }
-        MUNMAP => count(Counter::RangesReported),
+        MUNMAP if kind & UNTOLD == 0 => count(Counter::RangesReported),
+        MUNMAP => count(Counter::RangesLost),
         _ => {
             let sent = send(thread, RangeOperation::Map, result, thread.range_bytes, thread.range_stack);
-            count(if sent { Counter::RangesReported } else { Counter::RangesLost });
+            count(if sent && kind & UNTOLD == 0 { Counter::RangesReported } else { Counter::RangesLost });
         }
     }
     0
@@ -146,7 +149,7 @@ fn remove(thread: &mut Thread, address: u64, bytes: u64, keeps: bool) {
     if keeps || address & PAGE_MASK != 0 {
         thread.range_kind |= REMOVES_NOTHING;
     } else if !send(thread, RangeOperation::Unmap, address, bytes, NO_STACK) {
-        count(Counter::EventLost);
+        thread.range_kind |= UNTOLD;
     }
 }
 

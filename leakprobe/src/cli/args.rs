@@ -107,7 +107,7 @@ pub(super) struct Show {
 
     /// Show only blocks at least this old
     ///
-    /// By default half the time watched so far, at most 30s. 0 shows all.
+    /// By default half the time watched so far, at most 30s; all, once every process has exited. 0 shows all.
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub older: Option<Duration>,
 

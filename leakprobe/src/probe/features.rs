@@ -9,7 +9,8 @@ use crate::sys::bpf::{self, Point, UprobeProgram};
 /// How probes are put into a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
-    /// One link for many probes of an object: attaches and detaches at once (Linux 6.6).
+    /// One link for many probes of an object: attaches and detaches at once (Linux 6.6; used from 6.11 on, see
+    /// [`mechanism`]).
     Multi,
     /// One perf event a probe.
     PerfEvent,

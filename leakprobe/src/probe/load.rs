@@ -6,16 +6,14 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
+use super::features::Mechanism;
+use crate::sys::bpf::{self, UprobeProgram};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData},
     programs::{Program, RawTracePoint, UProbe},
 };
-use leakprobe_common::ABI_VERSION;
-
-use super::features::Mechanism;
-use crate::sys::bpf::{self, UprobeProgram};
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.bpf.o");
@@ -216,5 +214,28 @@ pub fn map_data(map: &Map) -> Option<&MapData> {
     }
 }
 
-const _: () =
-    assert!(ABI_VERSION == 1, "an object of another version must be rebuilt: cargo xtask build-ebpf");
+#[cfg(test)]
+mod tests {
+    use leakprobe_common::ABI_VERSION;
+    use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf, read::elf::ElfFile64};
+
+    /// The version that an object was compiled with.
+    fn version(object: &[u8]) -> u32 {
+        let object: ElfFile64<'_, Endianness> = ElfFile64::parse(object).expect("an ELF file");
+        assert_eq!(object.elf_header().e_machine.get(Endianness::Little), elf::EM_BPF);
+        let symbol = object.symbol_by_name("LEAKPROBE_ABI").expect("the version");
+        let section = object.section_by_index(symbol.section_index().expect("defined")).expect("there");
+        let bytes = section.data_range(symbol.address(), 4).expect("readable").expect("within the section");
+        u32::from_le_bytes(bytes.try_into().expect("4 bytes"))
+    }
+
+    #[test]
+    fn the_committed_objects_speak_this_version() {
+        for object in [
+            include_bytes!("../../ebpf/leakprobe.x86_64.bpf.o").as_slice(),
+            include_bytes!("../../ebpf/leakprobe.aarch64.bpf.o").as_slice(),
+        ] {
+            assert_eq!(version(object), ABI_VERSION, "rebuild them: cargo xtask build-ebpf");
+        }
+    }
+}

@@ -161,7 +161,7 @@ fn words(name: &str) -> Option<Words> {
             "raise --max-stacks",
         ),
         "stack_truncated" => plain("recorded with a stack cut at the limit of frames"),
-        "return_without_entry" => plain("returns of calls that began before the probes were in"),
+        "return_without_entry" => plain("returns of calls whose entry was not seen"),
         "event_lost" => loss(
             "events dropped (ring buffer full)",
             "event",

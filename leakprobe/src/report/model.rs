@@ -111,7 +111,7 @@ pub struct Totals {
     pub survivor_blocks: u64,
     /// Change of `live_bytes` since the report before.
     pub growth_bytes: i64,
-    /// Change of `live_bytes` a minute, over the whole session.
+    /// `live_bytes` by the minutes of the session: nothing was live when it began.
     pub growth_bytes_per_minute: f64,
     /// Blocks ever recorded.
     pub allocated_blocks: u64,
@@ -154,7 +154,7 @@ pub struct SiteRow {
     pub survivor_blocks: u64,
     /// Change of `live_bytes` since the report before.
     pub growth_bytes: i64,
-    /// Change of `live_bytes` a minute, over the whole session.
+    /// `live_bytes` by the minutes of the session: nothing was live when it began.
     pub growth_bytes_per_minute: f64,
     /// Age of the oldest survivor, seconds.
     pub oldest_seconds: f64,

@@ -66,6 +66,9 @@ impl Session {
         if let Some(ranges) = &self.ranges {
             ranges.add_to(&mut snapshot);
         }
+        if counting == Counting::Runs {
+            self.own.recursion_misses = self.recursion_misses();
+        }
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         let warnings = self.warnings(&ledger);
         let analysis = self.analyst.next(snapshot);
@@ -157,15 +160,22 @@ fn unmapped(address: u64) -> Frame {
 }
 
 /// How far a stack reaches. A walk that lost its way may have done so behind the start of the program:
-/// libc, which calls `main`, has no frame pointers.
+/// libc, which calls `main`, has no frame pointers. One that ended properly may have ended at a zero in a
+/// register used for another purpose, unless it ended in libc, where threads start (in a function whose
+/// name a stripped libc does not have).
 fn quality(end: StackEnd, frames: &[Frame]) -> StackQuality {
     let starts = |frame: &Frame| frame.function.as_deref().is_some_and(|name| STARTS.contains(&name));
     match end {
         StackEnd::Truncated => StackQuality::Truncated,
-        StackEnd::Base => StackQuality::Whole,
-        StackEnd::Lost if frames.iter().rev().take(3).any(starts) => StackQuality::Whole,
-        StackEnd::Lost => StackQuality::Partial,
+        StackEnd::Base | StackEnd::Lost if frames.iter().rev().take(3).any(starts) => StackQuality::Whole,
+        StackEnd::Base if frames.len() > 1 && frames.last().is_some_and(in_libc) => StackQuality::Whole,
+        StackEnd::Base | StackEnd::Lost => StackQuality::Partial,
     }
+}
+
+fn in_libc(frame: &Frame) -> bool {
+    let file = frame.object.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    ["libc.so", "libc-2.", "libpthread", "ld-musl"].iter().any(|name| file.starts_with(name))
 }
 
 fn totals(analysis: &Analysis) -> Totals {

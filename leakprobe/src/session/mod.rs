@@ -26,7 +26,7 @@ use crate::{
     },
     report::model::{Ledger, Warning},
     symbolize::Symbolizer,
-    sys::{bpf, clock},
+    sys::{bpf, clock, limits},
     target::{object::ObjectCache, process::Process},
 };
 
@@ -206,6 +206,7 @@ impl Session {
                 self.look(index)?;
             }
         }
+        self.objects.prune();
         Ok(())
     }
 
@@ -268,6 +269,7 @@ impl Session {
 pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
     let Subject::Pids(pids) = options.subject.clone() else { bail!("no process was named") };
     let mut session = Session::prepare(options)?;
+    limits::raise_open_files();
     for pid in pids {
         session.watch(Process::open(pid)?)?;
     }
@@ -284,6 +286,7 @@ pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
 pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Result<u8> {
     let mut session = Session::prepare(options)?;
     let held = launch::start(command)?;
+    limits::raise_open_files();
     session.watch(Process::open(held.pid())?)?;
     let started = held.run_to_entry(|| session.look(0).map(drop))?;
     follow::block_on(session, Some(started), begun)

@@ -233,7 +233,12 @@ impl Watched {
         {
             self.command_line = command_line;
         }
+        // Of a program that ended before a second look, only its first moments are known.
+        let known = !(self.has_ended() && self.last == self.start);
         let gauge = |of: fn(&Vitals) -> u64| {
+            if !known {
+                return None;
+            }
             let (now, start) = (of(&self.last), of(&self.start));
             Some(Gauge { now, change: now.cast_signed().wrapping_sub(start.cast_signed()) })
         };
@@ -251,7 +256,7 @@ impl Watched {
             vm_data_bytes: gauge(|vitals| vitals.vm_data_bytes),
             threads: gauge(|vitals| vitals.threads),
             open_files: match (self.last.open_files, self.start.open_files) {
-                (Some(now), Some(start)) => {
+                (Some(now), Some(start)) if known => {
                     Some(Gauge { now, change: now.cast_signed().wrapping_sub(start.cast_signed()) })
                 }
                 _ => None,

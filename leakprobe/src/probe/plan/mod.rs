@@ -66,7 +66,7 @@ pub struct Placement {
 }
 
 /// Chooses the place of a probe: the first instruction on the straight line from the symbol that every
-/// supported kernel (5.10 and later) emulates and that is as good as the symbol (the rules are in [`line`]),
+/// kernel since 5.10 emulates and that is as good as the symbol (the rules are in [`line`]),
 /// or else the symbol itself. Any bytes will do: what cannot be decoded ends the search.
 pub fn place(request: &Request) -> Placement {
     match request.arch {

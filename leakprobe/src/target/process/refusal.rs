@@ -27,7 +27,7 @@ pub enum TargetError {
         name: String,
     },
     /// It has no user space.
-    #[error("process {pid} ({}) is a kernel thread and has no heap; use --kernel for the kernel's own memory", show(.name))]
+    #[error("process {pid} ({}) is a kernel thread and has no heap; name a process that runs a program", show(.name))]
     KernelThread {
         /// The number asked for.
         pid: u32,
@@ -91,7 +91,7 @@ pub enum TargetError {
     },
     /// The kernel refuses.
     #[error(
-        "failed to {action} process {pid}: {source}; run leakprobe as root, or with the capabilities CAP_SYS_PTRACE \
+        "failed to {action} process {pid}; run leakprobe as root, or with the capabilities CAP_SYS_PTRACE \
          and CAP_SYS_ADMIN"
     )]
     Permission {
@@ -103,7 +103,7 @@ pub enum TargetError {
         source: io::Error,
     },
     /// Something else went wrong.
-    #[error("failed to {action} process {pid}: {source}")]
+    #[error("failed to {action} process {pid}")]
     Io {
         /// The number asked for.
         pid: u32,

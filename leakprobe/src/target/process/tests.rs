@@ -119,7 +119,7 @@ fn kernel_threads_are_refused() {
     }
     assert_eq!(
         refusal(2),
-        "process 2 (kthreadd) is a kernel thread and has no heap; use --kernel for the kernel's own memory"
+        "process 2 (kthreadd) is a kernel thread and has no heap; name a process that runs a program"
     );
 }
 
