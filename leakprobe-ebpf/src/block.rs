@@ -10,7 +10,7 @@ use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, Thread, lif
 
 use crate::{
     ledger::{add, count},
-    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES},
+    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
     registers::Registers,
     stack, thread,
 };
@@ -25,6 +25,9 @@ const TRIES: u32 = 8;
 /// Deletes a freed block's record, before the allocator can hand the block out again.
 #[inline(always)]
 pub fn free(ctx: &ProbeContext) -> u32 {
+    if closing() {
+        return 0;
+    }
     // SAFETY: the context is the program's own.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.regs.cast()) });
     let address = Registers::new(ctx.regs).get(cookie.pointer());

@@ -9,7 +9,7 @@ use leakprobe_common::{Counter, Event, EventKind};
 
 use crate::{
     ledger::count,
-    maps::{EVENTS, TARGETS, THREADS},
+    maps::{EVENTS, TARGETS, THREADS, closing},
     thread,
 };
 
@@ -56,6 +56,9 @@ pub fn thread_exit(ctx: &RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn forget(ctx: &RawTracePointContext, tid: u32) {
+    if closing() {
+        return;
+    }
     let Some(thread) = thread::find(tid) else { return };
     if thread::is_pending(thread) {
         thread::abandon(ctx, thread);

@@ -20,6 +20,19 @@ pub static MIN_SIZE: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
 
+/// Set by user space at the session's end: from then on the programs do nothing. A block that is recorded then
+/// stays recorded, and what is freed or allocated later is as if it had not happened yet, so what user
+/// space reads after taking the probes out is one moment, exactly.
+#[unsafe(no_mangle)]
+static mut CLOSING: u32 = 0;
+
+/// Whether the session is over.
+#[inline(always)]
+pub fn closing() -> bool {
+    // SAFETY: an aligned integer, which only user space writes; volatile, because it does so meanwhile.
+    unsafe { core::ptr::read_volatile(&raw const CLOSING) != 0 }
+}
+
 /// Processes being profiled, by tgid.
 #[map]
 pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(4096, 0);

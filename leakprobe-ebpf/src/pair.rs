@@ -13,6 +13,7 @@ use leakprobe_common::{Call, Cookie, Counter, NO_REGISTER, Thread};
 use crate::{
     block,
     ledger::count,
+    maps::closing,
     registers::{RETURN_ADDRESS_BYTES, Registers},
     thread::{self, Missing},
 };
@@ -20,6 +21,9 @@ use crate::{
 /// Remembers the call, and takes the record of the block that a reallocation gives back.
 #[inline(always)]
 pub fn enter(ctx: &ProbeContext) -> u32 {
+    if closing() {
+        return 0;
+    }
     // SAFETY: the context is the program's own.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.regs.cast()) });
     let registers = Registers::new(ctx.regs);
@@ -64,6 +68,9 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
 /// Settles the pending call by what it returned.
 #[inline(always)]
 pub fn leave(ctx: &RetProbeContext) -> u32 {
+    if closing() {
+        return 0;
+    }
     let registers = Registers::new(ctx.regs);
     let Some(thread) = thread::find(bpf_get_current_pid_tgid() as u32) else {
         count(Counter::ReturnWithoutEntry);

@@ -15,7 +15,7 @@ use leakprobe_common::{
 
 use crate::{
     ledger::count,
-    maps::EVENTS,
+    maps::{EVENTS, closing},
     stack,
     thread::{self, Missing},
 };
@@ -75,6 +75,9 @@ pub fn brk_enter(ctx: &TracePointContext) -> u32 {
 /// The call's end, for all four.
 #[inline(always)]
 pub fn exit(ctx: &TracePointContext) -> u32 {
+    if closing() {
+        return 0;
+    }
     let Ok(thread) = thread::current() else { return 0 };
     let kind = thread.range_kind;
     if kind == 0 {
@@ -110,6 +113,9 @@ pub fn exit(ctx: &TracePointContext) -> u32 {
 /// Remembers a call of a target; `None` when it is not to be followed.
 #[inline(always)]
 fn begin(ctx: &TracePointContext, kind: u64, bytes: u64) -> Option<&'static mut Thread> {
+    if closing() {
+        return None;
+    }
     let thread = match thread::current() {
         Ok(thread) => thread,
         Err(Missing::NotATarget) => return None,

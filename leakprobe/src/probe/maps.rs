@@ -5,7 +5,7 @@ use std::{mem::offset_of, os::fd::AsFd as _};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, Stack, Target, Thread};
 
@@ -24,6 +24,7 @@ pub struct Maps {
     targets: HashMap<MapData, u32, Target>,
     stacks: HashMap<MapData, u64, Stack>,
     ledger: PerCpuArray<MapData, u64>,
+    closing: Array<MapData, u32>,
     blocks: Map,
     sites: Map,
     threads: Map,
@@ -45,6 +46,8 @@ impl Maps {
             targets: HashMap::try_from(map("TARGETS")?)?,
             stacks: HashMap::try_from(map("STACKS")?)?,
             ledger: PerCpuArray::try_from(map("LEDGER")?)?,
+            // The section of zeroed globals holds one, CLOSING.
+            closing: Array::try_from(map(".bss")?)?,
             blocks: map("BLOCKS")?,
             sites: map("SITES")?,
             threads: map("THREADS")?,
@@ -52,6 +55,11 @@ impl Maps {
         };
         let events = RingBuf::try_from(map("EVENTS")?)?;
         Ok((maps, events))
+    }
+
+    /// Ends the programs' work: what they have recorded stands still as soon as those that run now are done.
+    pub fn close(&mut self) -> Result<()> {
+        self.closing.set(0, 1, 0).context("failed to end the BPF programs' work")
     }
 
     /// Makes a process a target.

@@ -133,7 +133,6 @@ fn words(name: &str) -> Option<Words> {
         "free_null" => plain("free(NULL)"),
         "free_nested" => plain("inside a realloc"),
         "free_unknown" => plain("of blocks not recorded"),
-        "free_not_a_target" => plain("by processes not profiled"),
         "realloc_taken" => plain("taken by realloc"),
         "realloc_restored" => plain("put back by a failed realloc"),
         "realloc_restore_lost" => loss(

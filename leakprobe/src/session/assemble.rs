@@ -40,9 +40,14 @@ pub enum Occasion {
 }
 
 impl Session {
-    /// Drains the maps, and writes a report. At the session's end the probes are taken out after the last
-    /// drain, and the ledger is read after that, when nothing moves any more.
+    /// Drains the maps, and writes a report.
+    ///
+    /// The last one comes after [`Session::stop`]: it reads one moment, and its ledger must balance.
     pub(super) fn report(&mut self, occasion: Occasion) -> Result<Reader> {
+        let counting = match occasion {
+            Occasion::Interval => Counting::Runs,
+            Occasion::End => Counting::Stands,
+        };
         let now = clock::monotonic_ns();
         let all_ended = self.watched.iter().all(Watched::has_ended);
         let elapsed = Duration::from_nanos(now.saturating_sub(self.started_ns));
@@ -54,16 +59,6 @@ impl Session {
         let mut snapshot = self.maps.snapshot(now, older.as_nanos() as u64)?;
         if let Some(ranges) = &self.ranges {
             ranges.add_to(&mut snapshot);
-        }
-        let counting = match occasion {
-            Occasion::Interval => Counting::Runs,
-            Occasion::End => Counting::Stands,
-        };
-        if counting == Counting::Stands {
-            self.detach();
-            let still = self.maps.snapshot(now, u64::MAX)?;
-            (snapshot.counters, snapshot.records, snapshot.pending) =
-                (still.counters, still.records, still.pending);
         }
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         let warnings = self.warnings(&ledger);

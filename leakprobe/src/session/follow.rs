@@ -111,15 +111,16 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     if let Some(logger) = logger {
         logger.abort();
     }
+    session.look_at_all()?;
+    session.stop()?;
     while let Some(record) = events.get_mut().next() {
         if let Some(message) = decode::message(&record) {
             session.handle(message)?;
         }
     }
     match end {
-        End::ReaderGone => session.detach(),
+        End::ReaderGone => {}
         End::AllExited | End::Asked | End::DurationOver => {
-            session.look_at_all()?;
             session.report(Occasion::End)?;
         }
     }

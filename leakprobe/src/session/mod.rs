@@ -55,6 +55,7 @@ pub struct Session {
     own: OwnCounts,
     output: Output,
     notes: Vec<Warning>,
+    stopped: bool,
     started_ns: u64,
     last_report_ns: u64,
     reports: u64,
@@ -93,6 +94,7 @@ impl Session {
             own: OwnCounts::default(),
             output,
             notes: Vec::new(),
+            stopped: false,
             started_ns: now,
             last_report_ns: now,
             reports: 0,
@@ -115,6 +117,9 @@ impl Session {
     /// Looks at what a process has mapped, and probes the allocators that are new. Returns whether the
     /// process is still there to be looked at.
     pub fn look(&mut self, index: usize) -> Result<bool> {
+        if self.stopped {
+            return Ok(true);
+        }
         let freedom = match self.options.placement {
             Placement::Symbol => Freedom::Symbol,
             Placement::Auto | Placement::Floor => Freedom::Best,
@@ -206,11 +211,16 @@ impl Session {
         self.watched.iter().position(|watched| watched.pid() == tgid)
     }
 
-    /// Takes all probes out.
-    fn detach(&mut self) {
+    /// Ends the recording: the programs are told to stand still, then the probes are taken out, which waits
+    /// for programs that run. Without the first, frees would be missed while the probes go one by one, and
+    /// freed blocks reported as live.
+    fn stop(&mut self) -> Result<()> {
+        self.maps.close()?;
+        self.stopped = true;
         self.own.recursion_misses = self.recursion_misses();
         self.range_links.clear();
         attach::detach(self.watched.iter_mut().flat_map(Watched::take_attachments).collect());
+        Ok(())
     }
 
     fn recursion_misses(&self) -> Vec<(String, u64)> {
