@@ -1,6 +1,7 @@
 /*
  * What `cargo xtask bench` times. Reads commands from standard input, one a line:
- *   pairs N DEPTH   N malloc/free pairs of 64 bytes, called DEPTH frames below the command loop; prints ns a pair
+ *   pairs N DEPTH   N malloc/free pairs of 64 bytes, on a stack of DEPTH frames from main to their caller; prints
+ *                   ns of this thread's CPU time a pair
  *   keep DEPTH      takes one block on the stack of `pairs N DEPTH` and keeps it; prints `kept 1`
  *   hold N SITES    takes N blocks of 32 bytes from SITES different stacks and keeps them; prints `held N`
  *   load FILE       loads a shared library; prints `loaded FILE`
@@ -84,7 +85,7 @@ static int map(const char *file)
     return at != MAP_FAILED;
 }
 
-static double now(void)
+static double cpu_time(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -103,10 +104,10 @@ int main(void)
         long n;
         int m;
         if (sscanf(line, "pairs %ld %d", &n, &m) == 2 && n > 0) {
-            double begin = now();
+            double begin = cpu_time();
             /* main, below with depth 0, and pairs count as frames, too. */
             below(m > 3 ? m - 3 : 0, n);
-            printf("ns %.1f\n", (now() - begin) / (double)n);
+            printf("ns %.1f\n", (cpu_time() - begin) / (double)n);
         } else if (sscanf(line, "keep %d", &m) == 1) {
             below(m > 3 ? m - 3 : 0, 0);
             printf("kept 1\n");

@@ -5,7 +5,7 @@ use anyhow::ensure;
 use super::{
     process,
     profiler::Profiler,
-    table::{Bar, Table},
+    table::{Bar, Table, thousands},
     victim::Victim,
 };
 
@@ -35,8 +35,12 @@ pub fn measure(intervals: usize, table: &mut Table) -> anyhow::Result<()> {
     let elapsed = (last - first.at).as_secs_f64();
     let share = used / elapsed;
     profiler.stop()?;
-    table.title(format!("leakprobe's own CPU time with {BLOCKS} live blocks from {SITES} stacks"));
-    let what = format!("over {elapsed:.0} s with {intervals} reports");
+    table.title(format!(
+        "leakprobe's own CPU time with {} live blocks from {} stacks",
+        thousands(BLOCKS as f64),
+        thousands(SITES as f64)
+    ));
+    let what = format!("over {elapsed:.0} s, reports made meanwhile: {intervals}");
     table.barred(what, percent(share), share, Bar::AtMost(SHARE), percent);
     Ok(())
 }

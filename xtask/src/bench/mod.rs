@@ -15,6 +15,7 @@ mod table;
 mod victim;
 
 use anyhow::bail;
+use clap::ValueEnum as _;
 
 use self::table::Table;
 use crate::command;
@@ -47,6 +48,19 @@ enum Part {
     Programs,
 }
 
+impl Part {
+    fn measure(self, quick: bool, table: &mut Table) -> anyhow::Result<()> {
+        let rounds = |few, many| if quick { few } else { many };
+        match self {
+            Self::Pairs => pairs::measure(rounds(3, 9), table),
+            Self::Report => report::measure(rounds(1, 3), table),
+            Self::Attach => attach::measure(rounds(3, 11), table),
+            Self::Idle => idle::measure(rounds(1, 4), table),
+            Self::Programs => programs::measure(table),
+        }
+    }
+}
+
 /// Builds the tool and its victim, measures, and prints a table.
 ///
 /// # Errors
@@ -56,21 +70,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !command::is_root() {
         bail!("failed to measure: attaching probes needs root; run `sudo cargo xtask bench`");
     }
-    let quick = arguments.quick;
-    let parts: [(Part, &dyn Fn(&mut Table) -> anyhow::Result<()>); 5] = [
-        (Part::Pairs, &|table| pairs::measure(if quick { 3 } else { 9 }, table)),
-        (Part::Report, &|table| report::measure(if quick { 1 } else { 3 }, table)),
-        (Part::Attach, &|table| attach::measure(if quick { 3 } else { 11 }, table)),
-        (Part::Idle, &|table| idle::measure(if quick { 1 } else { 4 }, table)),
-        (Part::Programs, &programs::measure),
-    ];
     command::run(command::cargo().args(["build", "--release", "--package", "leakprobe"]))?;
     victim::build()?;
     let mut misses = 0;
-    for (part, measure) in parts {
-        if arguments.only.is_empty() || arguments.only.contains(&part) {
+    for part in Part::value_variants() {
+        if arguments.only.is_empty() || arguments.only.contains(part) {
             let mut table = Table::default();
-            measure(&mut table)?;
+            part.measure(arguments.quick, &mut table)?;
             println!("{table}");
             misses += table.misses();
         }

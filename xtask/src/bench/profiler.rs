@@ -110,7 +110,8 @@ impl Profiler {
         let status = self.child.wait().context("failed to wait for leakprobe")?;
         let until_exit = asked.elapsed();
         if !status.success() {
-            bail!("leakprobe failed: {status}");
+            let said: Vec<Vec<u8>> = self.errors.iter().map(|arrived| arrived.line).collect();
+            bail!("leakprobe failed: {status}: {}", String::from_utf8_lossy(&said.join(&b'\n')));
         }
         let last = self.report()?;
         if last.json["is_final"] != true {

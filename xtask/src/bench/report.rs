@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     process::{self, number_after},
     profiler::{NO_INTERVAL, Profiler},
-    table::{Bar, Samples, Table, megabytes, seconds},
+    table::{Bar, Samples, Table, megabytes, seconds, thousands},
     victim::Victim,
 };
 
@@ -54,9 +54,13 @@ pub fn measure(count: usize, table: &mut Table) -> anyhow::Result<()> {
     check(&ended.json)?;
     let every = every_site()?;
 
-    table.title(format!("a report of {BLOCKS} outstanding blocks from {SITES} stacks ({count} reports)"));
+    table.title(format!(
+        "a report of {} outstanding blocks from {} stacks (median of {count}, least to most)",
+        thousands(BLOCKS as f64),
+        thousands(SITES as f64)
+    ));
     let bar = Bar::AtMost(WITHIN);
-    let what = "from when it is due to its last byte, slowest";
+    let what = "from when it is due to its last byte; the bar is for all";
     table.barred(what, times.show(seconds), times.largest(), bar, seconds);
     table.row("CPU time of it", seconds(processor));
     table.row("the last one: from SIGINT to its last byte", seconds(ended.until_report.as_secs_f64()));
