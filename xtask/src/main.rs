@@ -1,8 +1,9 @@
 //! leakprobe's development tasks: `cargo xtask --help`.
 //!
 //! The modules stand in the order of a contributor's day: set the machine up, build the BPF programs, test,
-//! and check the invariants that ARCHITECTURE.md states.
+//! measure, and check the invariants that ARCHITECTURE.md states.
 
+mod bench;
 mod bpf;
 mod command;
 mod debian;
@@ -30,6 +31,8 @@ enum Task {
     BuildEbpf(bpf::Arguments),
     /// Run every test that runs on this machine; live tests need root
     Test(test::Arguments),
+    /// Measure what leakprobe costs, beside what it may cost; needs root
+    Bench(bench::Arguments),
     /// Check the invariants of ARCHITECTURE.md, and the sizes of files
     Tidy,
 }
@@ -52,6 +55,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Setup => setup::run(),
         Task::BuildEbpf(arguments) => bpf::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Tidy => tidy::run(),
     }
 }

@@ -27,12 +27,11 @@ pub fn assign(pid: u32, found: &FoundObject, freedom: Freedom) -> Vec<(PlannedPr
 
 fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> (PlannedProbe, ProbeRow) {
     let arguments = function.role.arguments();
-    let mut request = function.request(&arguments);
-    if freedom == Freedom::Symbol {
-        // One byte is no way to go: the planner stays where it is.
-        request.code = &function.code[..function.code.len().min(1)];
-    }
-    let placement = plan::place(&request);
+    let request = function.request(&arguments);
+    let placement = match freedom {
+        Freedom::Best => plan::place(&request),
+        Freedom::Symbol => plan::at_symbol(&request),
+    };
     let register = |argument: Option<u8>| {
         argument
             .and_then(|wanted| arguments.iter().position(|&argument| argument == wanted))

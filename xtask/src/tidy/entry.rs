@@ -87,6 +87,8 @@ fn is_single_call(body: &str) -> bool {
 mod tests {
     use super::*;
 
+    const NONE: [usize; 0] = [];
+
     fn lines(text: &str) -> Vec<usize> {
         let mut problems = Vec::new();
         check(Path::new(FILE), text, &mut problems);
@@ -97,13 +99,13 @@ mod tests {
     fn a_single_call_passes() {
         assert_eq!(
             lines("#[uprobe]\npub fn malloc(ctx: ProbeContext) -> u32 {\n    pair::enter(&ctx, 1)\n}\n"),
-            []
+            NONE
         );
-        assert_eq!(lines("#[uprobe]\npub fn malloc(ctx: ProbeContext) -> u32 { enter(&ctx) }\n"), []);
-        assert_eq!(lines("#[uprobe]\nfn floor(_ctx: ProbeContext) -> u32 {\n    0\n}\n"), []);
+        assert_eq!(lines("#[uprobe]\npub fn malloc(ctx: ProbeContext) -> u32 { enter(&ctx) }\n"), NONE);
+        assert_eq!(lines("#[uprobe]\nfn floor(_ctx: ProbeContext) -> u32 {\n    0\n}\n"), NONE);
         let wrapped = "#[btf_tracepoint(function = \"x\")]\nfn f(ctx: C) -> i32 {\n    // SAFETY: y\n    unsafe { \
                        kernel::f(\n        ctx,\n    ) }\n}\n";
-        assert_eq!(lines(wrapped), []);
+        assert_eq!(lines(wrapped), NONE);
     }
 
     #[test]

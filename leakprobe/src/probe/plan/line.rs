@@ -230,7 +230,8 @@ fn walk<C: Code>(code: &C, request: &Request) -> Result<Placement, String> {
 
 const SOUGHT: &str = "any instruction that the kernel emulates";
 
-fn at_symbol<C: Code>(code: &C, request: &Request, reason: String) -> Placement {
+/// The probe at the symbol; `reason` says why, where it is single-stepped there.
+pub(super) fn at_symbol<C: Code>(code: &C, request: &Request, reason: String) -> Placement {
     let emulated = code.step(0).is_some_and(|step| step.emulated);
     let passed_in = |argument: &u8| C::ARGUMENTS.get(usize::from(*argument)).copied().unwrap_or(NO_REGISTER);
     Placement {

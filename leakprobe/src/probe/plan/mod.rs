@@ -74,3 +74,14 @@ pub fn place(request: &Request) -> Placement {
         Arch::Aarch64 => line::search(&aarch64::Code::new(request.code, request.address), request),
     }
 }
+
+/// The probe at the symbol, whatever that costs: for comparison.
+pub fn at_symbol(request: &Request) -> Placement {
+    let reason = || "it was asked for at the symbol".to_owned();
+    match request.arch {
+        Arch::X86_64 => line::at_symbol(&x86_64::Code::new(request.code, request.address), request, reason()),
+        Arch::Aarch64 => {
+            line::at_symbol(&aarch64::Code::new(request.code, request.address), request, reason())
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The planner on recorded functions of real allocators, on constructed lines, and on arbitrary bytes.
 
-use super::{Arch, Execution, Placement, Request, place};
+use super::{Arch, Execution, Placement, Request, at_symbol, place};
 
 mod aarch64;
 mod arbitrary;

@@ -1,6 +1,6 @@
 //! Each rule on lines that were made for it.
 
-use super::{Arch, Execution, Placement, Request, bytes, emulated, place, stepped};
+use super::{Arch, Execution, Placement, Request, at_symbol, bytes, emulated, place, stepped};
 
 const ADDRESS: u64 = 0x1000;
 
@@ -241,4 +241,18 @@ fn code_that_ends_or_makes_no_sense_ends_the_line() {
 fn an_argument_that_is_not_in_a_register_has_none() {
     let placement = allocation("4889f8 55", &[5, 6, 0]);
     assert_eq!(emulated(&placement), (3, &[9, leakprobe_common::NO_REGISTER, 7][..], "push %rbp"));
+}
+
+#[test]
+fn a_probe_asked_for_at_the_symbol_stays_there_and_says_what_that_costs() {
+    let at_symbol = |code: &str| {
+        let (code, arguments) = (bytes(code), &[0][..]);
+        let (arch, address) = (Arch::X86_64, ADDRESS);
+        at_symbol(&Request { arch, code: &code, address, arguments, returns: false, null_may_leave: true })
+    };
+    // test %rdi,%rdi; push %rbp
+    let slow = at_symbol("4885ff 55");
+    assert_eq!(stepped(&slow), "it was asked for at the symbol");
+    assert_eq!((&slow.registers[..], &slow.instruction[..]), (&[7][..], "test %rdi,%rdi"));
+    assert_eq!(emulated(&at_symbol("4154 55")), (0, &[7][..], "push %r12"));
 }

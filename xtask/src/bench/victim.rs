@@ -1,0 +1,108 @@
+//! The program that is profiled: tests/victims/bench.c, which does what it is told line by line.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::command;
+
+/// Folder of everything that is built for measuring.
+pub fn folder() -> PathBuf {
+    command::workspace().join("target/bench")
+}
+
+/// Compiles the victim, with frame pointers.
+pub fn build() -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder()).with_context(|| format!("failed to create {}", folder().display()))?;
+    let source = command::workspace().join("tests/victims/bench.c");
+    command::run(compiler().args(["-o"]).arg(folder().join("bench")).arg(source).arg("-ldl"))
+}
+
+/// The C compiler, with the options that make every frame appear in a walk by frame pointers.
+pub fn compiler() -> Command {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]);
+    compiler
+}
+
+/// A running victim; killed when this goes.
+pub struct Victim {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Victim {
+    /// Starts it, and waits until it listens.
+    pub fn start() -> anyhow::Result<Self> {
+        let program = folder().join("bench");
+        let mut child = Command::new(&program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("failed to start {}", program.display()))?;
+        let stdin = child.stdin.take().context("failed to open a pipe to the victim")?;
+        let stdout = child.stdout.take().context("failed to open a pipe from the victim")?;
+        let mut victim = Self { child, stdin, stdout: BufReader::new(stdout) };
+        victim.answer("ready")?;
+        Ok(victim)
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it do `count` pairs of malloc and free on a stack of `depth` frames; ns a pair.
+    pub fn pairs(&mut self, count: u64, depth: u32) -> anyhow::Result<f64> {
+        let answer = self.ask(&format!("pairs {count} {depth}"), "ns")?;
+        answer.parse().with_context(|| format!("failed to read the victim's answer {answer:?}"))
+    }
+
+    /// Lets it take a block on a stack of `depth` frames, and keep it.
+    pub fn keep(&mut self, depth: u32) -> anyhow::Result<()> {
+        self.ask(&format!("keep {depth}"), "kept").map(drop)
+    }
+
+    /// Lets it take `blocks` blocks of 32 bytes from `sites` stacks in turn, and keep them.
+    pub fn hold(&mut self, blocks: u64, sites: u64) -> anyhow::Result<()> {
+        self.ask(&format!("hold {blocks} {sites}"), "held").map(drop)
+    }
+
+    /// Lets it load a shared library.
+    pub fn load(&mut self, library: &std::path::Path) -> anyhow::Result<()> {
+        self.ask(&format!("load {}", library.display()), "loaded").map(drop)
+    }
+
+    /// Lets it map a file as code.
+    pub fn map(&mut self, file: &std::path::Path) -> anyhow::Result<()> {
+        self.ask(&format!("map {}", file.display()), "mapped").map(drop)
+    }
+
+    fn ask(&mut self, request: &str, expected: &str) -> anyhow::Result<String> {
+        writeln!(self.stdin, "{request}")
+            .with_context(|| format!("failed to tell the victim to {request}"))?;
+        self.answer(expected).with_context(|| format!("failed to let the victim {request}"))
+    }
+
+    fn answer(&mut self, expected: &str) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).context("failed to read the victim's answer")?;
+        match line.trim_end().split_once(' ') {
+            Some((word, rest)) if word == expected => Ok(rest.to_owned()),
+            _ => bail!("the victim answered {line:?}, not {expected}"),
+        }
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
