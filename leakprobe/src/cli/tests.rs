@@ -107,7 +107,7 @@ fn exactly_one_thing_is_profiled() {
     }
     let too_much = "error: more than one thing to profile: give either --pid PID (as often as you like), or \
                     -- COMMAND, or demo";
-    for line in ["--pid 1 demo", "--pid 1 -- true", "--pid 1 demo-victim"] {
+    for line in ["--pid 1 demo", "--pid 1 -- true"] {
         assert_eq!(refused(line), (2, too_much.to_owned()), "{line}");
     }
 }
@@ -406,7 +406,8 @@ What to show:
       --older <DURATION>
           Show only blocks at least this old
 
-          By default half the time watched so far, at most 30s. 0 shows all.
+          By default half the time watched so far, at most 30s; all, once every
+          process has exited. 0 shows all.
 
       --top <N>
           Number of sites shown

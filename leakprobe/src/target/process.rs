@@ -140,8 +140,8 @@ impl Process {
             Ok(ElfKind::ThirtyTwoBit) => Err(TargetError::ThirtyTwoBit { pid, name }),
             Ok(ElfKind::Foreign(machine)) => Err(TargetError::OtherMachine { pid, name, machine }),
             Err(e) => {
-                let source = io::Error::other(e);
-                Err(TargetError::Io { pid, action: "read the program of", source })
+                let cause = io::Error::other(e);
+                Err(TargetError::Io { pid, action: "read the program of", cause })
             }
         }
     }

@@ -91,7 +91,7 @@ pub enum TargetError {
     },
     /// The kernel refuses.
     #[error(
-        "failed to {action} process {pid}; run leakprobe as root, or with the capabilities CAP_SYS_PTRACE \
+        "failed to {action} process {pid}: {cause}; run leakprobe as root, or with the capabilities CAP_SYS_PTRACE \
          and CAP_SYS_ADMIN"
     )]
     Permission {
@@ -99,18 +99,18 @@ pub enum TargetError {
         pid: u32,
         /// What was attempted.
         action: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
+        /// The kernel's answer. In the text, and so not a source of its own.
+        cause: io::Error,
     },
     /// Something else went wrong.
-    #[error("failed to {action} process {pid}")]
+    #[error("failed to {action} process {pid}: {cause}")]
     Io {
         /// The number asked for.
         pid: u32,
         /// What was attempted.
         action: &'static str,
-        /// The cause.
-        source: io::Error,
+        /// As above.
+        cause: io::Error,
     },
 }
 
@@ -120,11 +120,11 @@ fn show(name: &str) -> String {
 
 impl TargetError {
     /// What an I/O error means for the process that it came from.
-    pub(super) fn from_io(pid: u32, action: &'static str, source: io::Error) -> Self {
-        match (source.kind(), source.raw_os_error()) {
-            (io::ErrorKind::PermissionDenied, _) => Self::Permission { pid, action, source },
+    pub(super) fn from_io(pid: u32, action: &'static str, cause: io::Error) -> Self {
+        match (cause.kind(), cause.raw_os_error()) {
+            (io::ErrorKind::PermissionDenied, _) => Self::Permission { pid, action, cause },
             (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => Self::NoSuchProcess { pid },
-            _ => Self::Io { pid, action, source },
+            _ => Self::Io { pid, action, cause },
         }
     }
 }
