@@ -12,6 +12,7 @@ pub mod probe;
 pub mod report;
 pub mod run;
 pub mod text;
+pub mod kernel;
 
 pub mod glob;
 pub mod truth;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use std::{env, thread};
 
 use leakprobe_tests::probe::Probe;
-use leakprobe_tests::text;
 use leakprobe_tests::victim::Victim;
+use leakprobe_tests::{kernel, text};
 
 use crate::last;
 
@@ -24,8 +24,10 @@ fn rounds() -> u64 {
 fn check_unharmed(mut victim: Victim) {
     assert!(victim.is_alive());
     text::check_whole(victim.pid());
+    kernel::check_gone();
     let probe = Probe::attach(victim.pid(), &[]);
     assert!(!text::patched(victim.pid()).is_empty(), "the check sees probes where there are some");
+    assert_eq!(kernel::programs().len(), 5, "and programs: {:?}", kernel::programs());
     assert!(victim.run("stop").number("note", "churned") > 0);
     let truth = victim.run("sweep");
     let reports = probe.finish();
