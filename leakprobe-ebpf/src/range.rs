@@ -3,12 +3,7 @@
 //! BPF maps cannot be searched by range, so user space keeps the ranges. The ring buffer keeps the order:
 //! an unmapping is said at the call's entry, before the kernel can hand the addresses out again.
 
-use aya_ebpf::{
-    EbpfContext,
-    bindings::BPF_F_USER_STACK,
-    helpers::{bpf_ktime_get_ns, generated::bpf_get_stack},
-    programs::TracePointContext,
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, programs::TracePointContext};
 use leakprobe_common::{
     Counter, Event, EventKind, MAX_FRAMES, NO_STACK, RangeEvent, RangeOperation, StackEnd, Thread,
 };
@@ -174,28 +169,8 @@ fn send(thread: &Thread, operation: RangeOperation, address: u64, bytes: u64, st
 /// The user stack at a system call, by the kernel's own walk: a tracepoint's context has no registers.
 #[inline(always)]
 fn capture(ctx: &TracePointContext, thread: &mut Thread) -> u64 {
-    // SAFETY: the buffer is the thread's own, and as long as is said.
-    let bytes = unsafe {
-        bpf_get_stack(
-            ctx.as_ptr(),
-            thread.stack.frames.as_mut_ptr().cast(),
-            (MAX_FRAMES * 8) as u32,
-            BPF_F_USER_STACK as u64,
-        )
-    };
-    if bytes <= 0 {
-        return NO_STACK;
-    }
-    let len = bytes as usize / 8;
-    let mut hash = stack::seed(thread.tgid, thread.generation);
-    for (index, frame) in thread.stack.frames.iter().enumerate() {
-        if index >= len {
-            break;
-        }
-        hash = stack::mix(hash, *frame);
-    }
-    thread.stack.len = len as u32;
-    // The kernel does not say how its walk ended.
-    thread.stack.end = if len >= MAX_FRAMES { StackEnd::Truncated } else { StackEnd::Lost } as u32;
-    stack::intern(thread, if hash == NO_STACK { 1 } else { hash })
+    let Some(id) = stack::walk_by_kernel(ctx, thread) else { return NO_STACK };
+    let whole = (thread.stack.len as usize) < MAX_FRAMES;
+    thread.stack.end = if whole { StackEnd::Lost } else { StackEnd::Truncated } as u32;
+    stack::intern(thread, id)
 }

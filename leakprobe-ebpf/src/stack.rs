@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
     helpers::{bpf_ktime_get_ns, generated},
 };
 use leakprobe_common::{
@@ -22,12 +22,15 @@ use crate::{
 /// Walks the stack of the pending call's caller, keeps it, and returns its ID and its site.
 #[inline(always)]
 pub fn capture<C: EbpfContext>(
-    _ctx: &C,
+    ctx: &C,
     thread: &mut Thread,
     registers: &Registers,
 ) -> (u64, Option<*mut Site>) {
-    let id =
+    let (own, hijacked) =
         walk(thread, registers.instruction_pointer(), registers.frame_pointer(), registers.stack_pointer());
+    // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
+    // space marks what is left.
+    let id = if hijacked { walk_by_kernel(ctx, thread).unwrap_or(own) } else { own };
     if let Some(site) = SITES.get_ptr_mut(id) {
         return (id, Some(site)); // a site is made after its stack was kept
     }
@@ -70,13 +73,17 @@ fn site(id: u64) -> Option<*mut Site> {
 
 /// Follows the frame pointers from `fp` into `thread.stack` and returns the stack's ID: a hash of its frames.
 /// Own reads are cheaper than bpf_get_stack, and can say how the walk ended.
+///
+/// Also returns whether a return address looks like the kernel's trampoline, which stands at the start of a
+/// page: another tracer has a return probe on a function of the target's that has not returned.
 #[inline(always)]
-fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> u64 {
+fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> (u64, bool) {
     let mut hash = mix(seed(thread.tgid, thread.generation), ip);
     let mut fp = fp;
     let mut lowest = sp;
     let mut end = StackEnd::Truncated;
     let mut len = 1;
+    let mut hijacked = false;
     // The window holds whole frames up to `reach` bytes above its start; none yet, as no frame lies at the
     // top of the address space.
     let (mut window, mut reach) = (u64::MAX, 0);
@@ -110,6 +117,7 @@ fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> u64 {
             break;
         }
         *frame = address;
+        hijacked |= address & 0xfff == 0;
         hash = mix(hash, address);
         len += 1;
         lowest = fp + 16;
@@ -117,6 +125,40 @@ fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> u64 {
     }
     thread.stack.len = len;
     thread.stack.end = end as u32;
+    (id(hash), hijacked)
+}
+
+/// Builds the stack anew by the kernel's own walk along the frame pointers; `None` when it finds nothing.
+/// Leaves `thread.stack.end` as it is: the kernel does not say how its walk ended.
+#[inline(always)]
+pub fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u64> {
+    // SAFETY: the buffer is the thread's own, and as long as is said.
+    let bytes = unsafe {
+        generated::bpf_get_stack(
+            ctx.as_ptr(),
+            thread.stack.frames.as_mut_ptr().cast(),
+            (MAX_FRAMES * 8) as u32,
+            BPF_F_USER_STACK as u64,
+        )
+    };
+    if bytes <= 0 {
+        return None;
+    }
+    let len = bytes as usize / 8;
+    let mut hash = seed(thread.tgid, thread.generation);
+    for (index, frame) in thread.stack.frames.iter().enumerate() {
+        if index >= len {
+            break;
+        }
+        hash = mix(hash, *frame);
+    }
+    thread.stack.len = len as u32;
+    Some(id(hash))
+}
+
+/// A stack's ID from the hash of its frames.
+#[inline(always)]
+fn id(hash: u64) -> u64 {
     if hash == NO_STACK { 1 } else { hash }
 }
 
@@ -131,13 +173,13 @@ fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool {
 
 /// Where the hash starts: equal addresses in two processes, or before and after an exec, are two stacks.
 #[inline(always)]
-pub fn seed(tgid: u32, generation: u32) -> u64 {
+fn seed(tgid: u32, generation: u32) -> u64 {
     mix(0x9e37_79b9_7f4a_7c15, (tgid as u64) << 32 | generation as u64)
 }
 
 /// One round of a multiply-and-fold hash; the odd constant is 2^64 divided by the golden ratio.
 #[inline(always)]
-pub fn mix(hash: u64, word: u64) -> u64 {
+fn mix(hash: u64, word: u64) -> u64 {
     let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 32)
 }

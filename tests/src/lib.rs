@@ -13,6 +13,7 @@ pub mod report;
 pub mod run;
 pub mod text;
 pub mod kernel;
+pub mod tracer;
 
 pub mod glob;
 pub mod truth;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::report::{Report, Sums};
 
-/// Site of blocks that no function can be held to: they count in the totals alone.
+/// How the name of a site begins whose blocks no function can be held to: they count in the totals alone.
 pub const NO_SITE: &str = "-";
 
 /// Name of numbers that say nothing about blocks.
@@ -94,7 +94,9 @@ impl Truth {
                 }
             }
         };
-        for (site, values) in self.sites.iter().filter(|(site, _)| !matches!(site.as_str(), NO_SITE | NOTE)) {
+        for (site, values) in
+            self.sites.iter().filter(|(site, _)| !site.starts_with(NO_SITE) && *site != NOTE)
+        {
             // A report has no row for a site without survivors: what it ever took is in the totals alone.
             let mut values = values.clone();
             if values.get("blocks") == Some(&0) {

@@ -55,7 +55,7 @@ ROW(new_array_of_owners, 1, 8 + 10 * 8, KEEP(new Owner[10]))
 OWN_FRAME static void row_new_aligned()
 {
     KEEP(new Wide);
-    tell("-", 1, 256);
+    tell("-aligned", 1, 256);
 }
 ROW(new_nothrow, 1, 60, KEEP(new (std::nothrow) char[60]))
 ROW(new_nothrow_fails, 0, 0, MUST(!new (std::nothrow) char[huge]))

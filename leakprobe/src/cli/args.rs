@@ -11,7 +11,7 @@ use std::time::Duration;
 const MAX_PID: u32 = 1 << 22;
 
 /// A map of BPF with more entries than that is refused, or takes more memory than a profiler should.
-const MAX_ENTRIES: i64 = 1 << 28;
+const MAX_ENTRIES: i64 = 1 << 27;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -75,7 +75,7 @@ pub(super) enum Mode {
 #[command(next_help_heading = "What to profile")]
 pub(super) struct What {
     /// ID of a process to profile; can be given several times
-    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = pid)]
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', allow_negative_numbers = true, value_parser = pid)]
     pub pid: Vec<u32>,
 
     /// Program to start (after --) and profile from its first allocation on, with its arguments
@@ -112,7 +112,7 @@ pub(super) struct Show {
     pub older: Option<Duration>,
 
     /// Number of sites shown
-    #[arg(long, global = true, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub top: u32,
 }
 
@@ -132,13 +132,13 @@ pub(super) struct Limits {
     /// Room for this many outstanding blocks
     ///
     /// Blocks beyond it are not recorded, and the report says how many those were.
-    #[arg(long, global = true, value_name = "N", default_value_t = 2_097_152, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = 2_097_152, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_blocks: u32,
 
     /// Room for this many distinct stacks
     ///
     /// Blocks of stacks beyond it are recorded without a stack, and the report says how many those were.
-    #[arg(long, global = true, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_stacks: u32,
 }
 

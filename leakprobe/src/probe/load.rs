@@ -112,7 +112,15 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
         .map_max_entries("STACKS", settings.max_stacks)
         // One more: blocks whose stack was not kept have a site, too.
         .map_max_entries("SITES", settings.max_stacks.saturating_add(1));
-    let mut ebpf = loader.load(OBJECT).context("failed to load the BPF object")?;
+    // The error's text holds those of its sources already.
+    let mut ebpf = loader.load(OBJECT).map_err(|error| {
+        anyhow!(
+            "failed to load the BPF object: {error}; if the kernel has too little memory for its maps, lower \
+             --max-blocks ({}) or --max-stacks ({})",
+            settings.max_blocks,
+            settings.max_stacks
+        )
+    })?;
     for name in ["process_exec", "thread_exit"] {
         let tracepoint = if name == "process_exec" { "sched_process_exec" } else { "sched_process_exit" };
         let program: &mut RawTracePoint = program(&mut ebpf, name)?;

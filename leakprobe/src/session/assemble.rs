@@ -132,11 +132,11 @@ impl Session {
             allocated_bytes: site.totals.allocated_bytes,
             freed_blocks: site.totals.freed_blocks,
             freed_bytes: site.totals.freed_bytes,
-            stack: self.stack_row(site.key.tgid, site.key.stack),
+            stack: self.stack_row(site.key.tgid, site.key.stack, kind),
         }
     }
 
-    fn stack_row(&mut self, tgid: u32, id: u64) -> StackRow {
+    fn stack_row(&mut self, tgid: u32, id: u64, kind: SiteKind) -> StackRow {
         let not_kept =
             || StackRow { id: format!("{id:016x}"), quality: StackQuality::NotKept, frames: Vec::new() };
         if id == NO_STACK {
@@ -149,7 +149,11 @@ impl Session {
             Some(space) => self.symbolizer.stack(space, addresses),
             None => addresses.iter().map(|&address| unmapped(address)).collect(),
         };
-        let quality = quality(StackEnd::from_raw(stack.end), &frames);
+        let quality = match (quality(StackEnd::from_raw(stack.end), &frames), kind) {
+            // At a system call the walk starts in libc's wrapper, which has no frame: its caller is left out.
+            (StackQuality::Whole, SiteKind::Mapping) => StackQuality::Partial,
+            (quality, _) => quality,
+        };
         StackRow { id: format!("{id:016x}"), quality, frames }
     }
 }

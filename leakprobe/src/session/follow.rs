@@ -108,7 +108,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     };
     // A second Ctrl-C need not wait for the last report.
     drop((interrupt, terminate, hangup));
-    signals::restore_defaults();
+    signals::restore_defaults_soon();
     if let Some(logger) = logger {
         logger.abort();
     }

@@ -166,6 +166,7 @@ impl Session {
                 }
             }
         }
+        self.watched.iter_mut().for_each(Watched::begin);
         let now = clock::monotonic_ns();
         (self.started_ns, self.last_report_ns, self.analyst) = (now, now, Analyst::new(now));
         eprintln!("leakprobe: probes in place ({} ms)", begun.at.elapsed().as_millis());
@@ -184,6 +185,7 @@ impl Session {
             Message::Exec { tgid, generation, .. } => {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 self.watched[index].exec(generation);
+                self.watched[index].refresh();
                 self.own.exec_dropped += self.maps.forget_older_programs(tgid, generation)?;
                 if let Some(ranges) = &mut self.ranges {
                     ranges.forget(tgid);
@@ -268,16 +270,23 @@ impl Session {
 /// Runs a session over running processes.
 pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
     let Subject::Pids(pids) = options.subject.clone() else { bail!("no process was named") };
+    // First, so that a wrong number is told of even where nothing could be loaded.
+    if let Some(refusal) = features::refusal_here() {
+        bail!(refusal);
+    }
+    let processes = pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
     let mut session = Session::prepare(options)?;
     limits::raise_open_files();
-    for pid in pids {
-        session.watch(Process::open(pid)?)?;
+    for process in processes {
+        session.watch(process)?;
     }
     for index in 0..session.watched.len() {
         if !session.look(index)? {
             bail!("process {} ended while it was being looked at", session.watched[index].pid());
         }
-        session.watched[index].require_allocator()?;
+        if session.ranges.is_none() {
+            session.watched[index].require_allocator()?;
+        }
     }
     follow::block_on(session, None, begun).map(drop)
 }

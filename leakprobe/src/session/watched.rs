@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -83,6 +84,25 @@ impl Watched {
         })
     }
 
+    /// Takes what it uses now for what it used at the start: the session begins.
+    pub fn begin(&mut self) {
+        self.refresh();
+        self.start = self.last.clone();
+    }
+
+    /// Reads what it uses now, if it is still there.
+    pub fn refresh(&mut self) {
+        if let Ok(vitals) = self.process.vitals() {
+            self.name.clone_from(&vitals.name);
+            self.last = vitals;
+        }
+        if let Ok(command_line) = self.process.command_line()
+            && !command_line.is_empty()
+        {
+            self.command_line = command_line;
+        }
+    }
+
     /// Process number.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -126,7 +146,8 @@ impl Watched {
         self.look_wanted = false;
         let scan = match read_address_space(&self.process, objects) {
             Ok(scan) => scan,
-            Err(_) if self.process.has_ended().unwrap_or(true) => return Ok(None),
+            // Its memory goes some time before the pidfd says that it has ended.
+            Err(error) if is_gone(&error) || self.process.has_ended().unwrap_or(true) => return Ok(None),
             Err(error) => {
                 return Err(error)
                     .with_context(|| format!("failed to read the mappings of process {}", self.pid()));
@@ -224,15 +245,7 @@ impl Watched {
 
     /// Its row in the report's head, after one more look at what it uses.
     pub fn row(&mut self) -> ProcessRow {
-        if let Ok(vitals) = self.process.vitals() {
-            self.name.clone_from(&vitals.name);
-            self.last = vitals;
-        }
-        if let Ok(command_line) = self.process.command_line()
-            && !command_line.is_empty()
-        {
-            self.command_line = command_line;
-        }
+        self.refresh();
         // Of a program that ended before a second look, only its first moments are known.
         let known = !(self.has_ended() && self.last == self.start);
         let gauge = |of: fn(&Vitals) -> u64| {
@@ -297,6 +310,11 @@ impl Watched {
         }
         warnings
     }
+}
+
+/// Whether a failed look says that there is nothing left to look at.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Whether this kernel lets a seccomp filter kill a process for a return probe.

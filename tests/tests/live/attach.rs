@@ -1,7 +1,9 @@
 //! Blocks from before the attach, and books that stay right while leakprobe comes and goes.
 
 use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::Site;
 use leakprobe_tests::victim::Victim;
+use leakprobe_tests::{compile, text, tracer};
 
 use crate::last;
 
@@ -56,5 +58,29 @@ fn two_sessions_on_one_target_do_not_disturb_each_other() {
     let (two, one) = (two.finish_beside_others(), one.finish());
     assert_eq!(last(&one).totals.live_blocks, 130, "{}", last(&one).digest());
     assert_eq!(last(&two).totals.live_blocks, 30, "{}", last(&two).digest());
+    victim.quit();
+}
+
+/// A return probe of another tracer replaces the return address of `rows` by the kernel's trampoline while
+/// everything below it allocates.
+#[test]
+fn return_addresses_that_another_tracer_holds_are_resolved() {
+    let mut victim = Victim::start("semantics", &[]);
+    let other = tracer::probe_returns(victim.pid(), &compile::victim("semantics"), "rows");
+    let probe = Probe::attach(victim.pid(), &[]);
+    assert!(
+        text::patched(victim.pid()).iter().any(|(object, _)| object.ends_with("/semantics")),
+        "the other tracer's probe is in"
+    );
+    let truth = victim.run("rows");
+    let reports = probe.finish_beside_others();
+    drop(other);
+    truth.check(last(&reports));
+    // Past the replaced address: the caller of `rows` is named, and nothing is left of the trampoline.
+    let sites = last(&reports).sites_of(&["row_malloc", "rows", "main"]);
+    assert_eq!(sites.count(), 1, "{}", last(&reports).digest());
+    let unknown = |site: &Site| site.stack.frames.iter().any(|frame| frame.function.is_none());
+    let left = last(&reports).sites.iter().filter(|site| unknown(site)).count();
+    assert_eq!(left, 0, "{}", last(&reports).digest());
     victim.quit();
 }

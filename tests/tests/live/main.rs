@@ -8,6 +8,7 @@ mod bad_input;
 mod calls;
 mod churn;
 mod command;
+mod demo;
 mod jumps;
 mod languages;
 mod life;
