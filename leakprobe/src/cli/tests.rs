@@ -158,7 +158,7 @@ fn wrong_values_are_named() {
             "unexpected argument './server'; to profile a program, put -- before it: leakprobe -- ./server".to_owned(),
         ),
         ("-p 1 --top 0", "invalid value '0' for '--top <N>': 0 is not in 1..=100000".to_owned()),
-        ("-p 1 --max-blocks 0", "invalid value '0' for '--max-blocks <N>': 0 is not in 1..=268435456".to_owned()),
+        ("-p 1 --max-blocks 0", "invalid value '0' for '--max-blocks <N>': 0 is not in 1..=134217728".to_owned()),
         ("-p 1 --format xml", "invalid value 'xml' for '--format <FORMAT>'".to_owned()),
         ("-p 1 --frobnicate", "unexpected argument '--frobnicate' found".to_owned()),
     ] {
