@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use aya_log_ebpf::debug;
-use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, Thread, lifetime_bucket};
+use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, StackEnd, Thread, lifetime_bucket};
 
 use crate::{
     ledger::{add, count},
@@ -123,6 +123,9 @@ pub fn record(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers,
     match inserted {
         Ok(()) => {
             count(Counter::Recorded);
+            if thread.stack.end == StackEnd::Truncated as u32 {
+                count(Counter::StackTruncated);
+            }
             // SAFETY: points into a live map value.
             unsafe {
                 add(&raw mut (*site).allocated_blocks, 1);

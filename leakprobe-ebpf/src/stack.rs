@@ -46,9 +46,6 @@ pub fn intern(thread: &mut Thread, id: u64) -> u64 {
     match STACKS.insert(id, &thread.stack, BPF_NOEXIST as u64) {
         Ok(()) => {
             announce(thread.tgid, id);
-            if thread.stack.end == StackEnd::Truncated as u32 {
-                count(Counter::StackTruncated);
-            }
             id
         }
         Err(-17) => id, // EEXIST: another thread was first

@@ -20,6 +20,7 @@ const fn plain(name: &'static str, source: &'static str) -> Recipe {
 }
 
 const RECIPES: &[Recipe] = &[
+    plain("early", "early.c"),
     plain("semantics", "semantics.c"),
     plain("leak", "leak.c"),
     Recipe { flags: &["-static"], ..plain("leak_static", "leak.c") },

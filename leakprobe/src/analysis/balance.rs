@@ -4,6 +4,7 @@ use leakprobe_common::Counter;
 
 use crate::{
     drain::snapshot::Snapshot,
+    lifetime::ranges::RANGE_FAMILY,
     report::model::{Account, Entry, Ledger},
 };
 
@@ -34,10 +35,13 @@ pub fn ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting, with_ran
         for account in [&mut ledger.allocations, &mut ledger.frees] {
             account.in_flight = rest(account, 0);
         }
+        // What was live when the sites were read; the counters, read later, have gone on.
+        let live = snapshot.outstanding.values().filter(|site| site.family != RANGE_FAMILY);
+        let live: u64 = live.map(|site| site.blocks).sum();
         let records = &mut ledger.records;
-        let outstanding = rest(records, records.outcomes[0].count);
-        records.outcomes[0].count = outstanding.saturating_sub(records.in_flight);
-        records.in_flight = outstanding.min(records.in_flight);
+        let unexplained = rest(records, records.outcomes[0].count);
+        records.outcomes[0].count = unexplained.min(live);
+        records.in_flight = unexplained - records.outcomes[0].count;
     }
     ledger
 }
@@ -138,7 +142,7 @@ fn entry(name: &str, count: u64, lost: bool) -> Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drain::snapshot::Pending;
+    use crate::drain::snapshot::{Outstanding, Pending, SiteKey};
 
     fn sum(account: &Account) -> u64 {
         account.outcomes.iter().map(|entry| entry.count).sum::<u64>() + account.in_flight
@@ -186,8 +190,10 @@ mod tests {
         snapshot.counters.0[Counter::Freed as usize] = 3;
         snapshot.counters.0[Counter::FreesEntered as usize] = 4;
         snapshot.records = 1; // read before 3 more were recorded
+        let site = Outstanding { blocks: 3, bytes: 30, ..Outstanding::default() };
+        snapshot.outstanding.insert(SiteKey { tgid: 1, stack: 2 }, site);
         let ledger = ledger(&snapshot, &OwnCounts::default(), Counting::Runs, false);
-        assert_eq!(ledger.records.outcomes[0].count, 4);
+        assert_eq!((ledger.records.outcomes[0].count, ledger.records.in_flight), (3, 1));
         assert_eq!((ledger.allocations.in_flight, ledger.frees.in_flight), (2, 1));
         for account in [&ledger.allocations, &ledger.frees, &ledger.records] {
             assert_eq!(account.hits, sum(account), "{account:?}");

@@ -104,7 +104,13 @@ impl Analyst {
             let before = self.before.remove(&key).unwrap_or_default();
             now.insert(key, site.bytes);
             let growth_bytes = site.bytes as i64 - before as i64;
-            let ages = Ages::of(&mut site.survivors, snapshot.at_ns);
+            let mut ages = Ages::of(&mut site.survivors, snapshot.at_ns);
+            // Found one by one while the maps moved: no more than is live, and all of it where any age will do.
+            if snapshot.older_ns == 0 && ages.blocks > 0 {
+                (ages.blocks, ages.bytes) = (site.blocks, site.bytes);
+            }
+            ages.blocks = ages.blocks.min(site.blocks);
+            ages.bytes = ages.bytes.min(site.bytes);
             sums.live_blocks += site.blocks;
             sums.live_bytes += site.bytes;
             sums.survivor_blocks += ages.blocks;

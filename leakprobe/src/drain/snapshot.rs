@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, Site};
+use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, NO_STACK, Site};
 
 /// The ledger's counters, summed over the CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,23 @@ pub struct Outstanding {
     pub family: u32,
     /// Of each block at least the asked-for age: when it was allocated, and its weighted bytes. Unordered.
     pub survivors: Vec<Survivor>,
+}
+
+/// Records that were deleted because their program is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Dropped {
+    /// Adds some more.
+    pub fn add(&mut self, more: Dropped) {
+        self.blocks += more.blocks;
+        self.bytes += more.bytes;
+    }
 }
 
 /// A block old enough to be shown.
@@ -95,6 +112,23 @@ impl Snapshot {
         Self { moving: false, ..Self::new(at_ns, older_ns) }
     }
 
+    /// Puts what each site's own counters say in the place of the blocks counted one by one, where maps change
+    /// while they are read: a block that was live at `at_ns` may be freed before its turn comes, but a site's
+    /// counters are read at one moment. `dropped` by stack: what the counters still hold of programs that are
+    /// gone.
+    pub fn settle(&mut self, dropped: &HashMap<u64, Dropped>) {
+        if !self.moving {
+            return;
+        }
+        for (key, site) in &mut self.outstanding {
+            let Some(totals) = self.sites.get(&key.stack).filter(|_| key.stack != NO_STACK) else { continue };
+            let gone = dropped.get(&key.stack).copied().unwrap_or_default();
+            site.blocks = totals.allocated_blocks.saturating_sub(totals.freed_blocks + gone.blocks);
+            site.bytes = totals.allocated_bytes.saturating_sub(totals.freed_bytes + gone.bytes);
+        }
+        self.outstanding.retain(|_, site| site.blocks > 0);
+    }
+
     /// Takes in one record of the outstanding map.
     ///
     /// A map that changes while it is read: a block that is freed and allocated anew elsewhere could be seen
@@ -138,6 +172,27 @@ mod tests {
         let site = &snapshot.outstanding[&SiteKey { tgid: 5, stack: 9 }];
         assert_eq!((snapshot.records, site.blocks, site.bytes), (3, 2, 50));
         assert_eq!(site.survivors, [Survivor { allocated_ns: 900, bytes: 30, weight: 1 }]);
+    }
+
+    #[test]
+    fn a_sites_own_counters_say_what_is_live_while_maps_move() {
+        let totals = |allocated_blocks, freed_blocks| Site {
+            allocated_blocks,
+            allocated_bytes: 10 * allocated_blocks,
+            freed_blocks,
+            freed_bytes: 10 * freed_blocks,
+            max_lifetime_ns: 0,
+            lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
+        };
+        let mut snapshot = Snapshot::new(1_000, 0);
+        snapshot.add(BlockKey { address: 0x10, tgid: 5, _pad: 0 }, &block(10, 900));
+        snapshot.sites.insert(9, totals(100, 60));
+        snapshot.settle(&HashMap::from([(9, Dropped { blocks: 4, bytes: 40 })]));
+        let site = &snapshot.outstanding[&SiteKey { tgid: 5, stack: 9 }];
+        assert_eq!((site.blocks, site.bytes), (36, 360));
+        snapshot.sites.insert(9, totals(100, 100));
+        snapshot.settle(&HashMap::new());
+        assert!(snapshot.outstanding.is_empty(), "freed while it was read");
     }
 
     #[test]

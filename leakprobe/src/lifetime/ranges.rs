@@ -13,6 +13,8 @@ pub const RANGE_FAMILY: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
     end: u64,
+    /// Which mapping it is of, or a piece of: counted from 1 in its process.
+    mapping: u64,
     stack: u64,
     mapped_ns: u64,
 }
@@ -23,8 +25,8 @@ struct Piece {
     start: u64,
     /// Its end, and what it has from the range that it was cut out of.
     range: Range,
-    /// How many pieces of that range are left: before it, behind it.
-    rests: u32,
+    /// Whether nothing is left of its mapping.
+    last: bool,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,10 @@ struct Process {
     ranges: BTreeMap<u64, Range>,
     /// What the thread's last unmapping took, in case the kernel refuses it.
     last_unmapped: HashMap<u32, Vec<Piece>>,
+    /// How many pieces are left of each mapping.
+    pieces: HashMap<u64, u32>,
+    /// Mappings so far.
+    mappings: u64,
     /// The program break, once known.
     program_break: Option<u64>,
     generation: u32,
@@ -65,9 +71,8 @@ impl Ranges {
         let end = start.saturating_add(page_up(event.bytes));
         match operation {
             RangeOperation::Map => {
-                let range = Range { end, stack: event.head.a, mapped_ns: at_ns };
                 let replaced = process.take(start, end);
-                process.insert(start, range);
+                let range = process.map(start, end, event.head.a, at_ns);
                 for piece in replaced {
                     give_back(&mut self.totals, tgid, piece);
                 }
@@ -82,15 +87,11 @@ impl Ranges {
             }
             RangeOperation::Undo => {
                 for piece in process.last_unmapped.remove(&event.tid).unwrap_or_default() {
-                    process.insert(piece.start, piece.range);
+                    let revived = process.insert(piece.start, piece.range);
                     let site =
                         self.totals.entry(SiteKey { tgid, stack: piece.range.stack }).or_insert(NO_SITE);
                     site.freed_bytes = site.freed_bytes.saturating_sub(piece.range.end - piece.start);
-                    // It is a range of its own now; see `give_back`.
-                    match piece.rests {
-                        0 => site.freed_blocks = site.freed_blocks.saturating_sub(1),
-                        _ => site.allocated_blocks += 1,
-                    }
+                    site.freed_blocks = site.freed_blocks.saturating_sub(u64::from(revived));
                 }
             }
             RangeOperation::Break => {
@@ -102,8 +103,7 @@ impl Ranges {
                         }
                     }
                     Some(before) if now > before && event.head.a != NO_STACK => {
-                        let range = Range { end: now, stack: event.head.a, mapped_ns: at_ns };
-                        process.insert(before, range);
+                        let range = process.map(before, now, event.head.a, at_ns);
                         book(&mut self.totals, tgid, before, range);
                     }
                     _ => {}
@@ -122,11 +122,14 @@ impl Ranges {
         self.processes.remove(&tgid);
     }
 
-    /// Adds the ranges mapped at the snapshot's moment to it, each piece as one block.
+    /// Adds the mappings there are to the snapshot: each is one block as long as a piece of it is left.
     pub fn add_to(&self, snapshot: &mut Snapshot) {
         for (&tgid, process) in &self.processes {
+            let mut left: HashMap<u64, (Range, u64)> = HashMap::new();
             for (&start, range) in &process.ranges {
-                let bytes = range.end - start;
+                left.entry(range.mapping).or_insert((*range, 0)).1 += range.end - start;
+            }
+            for (range, bytes) in left.into_values() {
                 let key = SiteKey { tgid, stack: range.stack };
                 let site = snapshot.outstanding.entry(key).or_default();
                 site.blocks += 1;
@@ -158,16 +161,11 @@ fn book(totals: &mut HashMap<SiteKey, Site>, tgid: u32, start: u64, range: Range
     site.allocated_bytes += range.end - start;
 }
 
-/// Counts a piece as given back: its bytes, and its range when nothing is left of it. Where it leaves two, the
-/// second counts as one more range made here, so that made less given back is what there is.
+/// Counts a piece as given back: its bytes, and its mapping when nothing is left of that.
 fn give_back(totals: &mut HashMap<SiteKey, Site>, tgid: u32, piece: Piece) {
     let site = totals.entry(SiteKey { tgid, stack: piece.range.stack }).or_insert(NO_SITE);
     site.freed_bytes += piece.range.end - piece.start;
-    match piece.rests {
-        0 => site.freed_blocks += 1,
-        1 => {}
-        _ => site.allocated_blocks += 1,
-    }
+    site.freed_blocks += u64::from(piece.last);
 }
 
 impl Process {
@@ -192,19 +190,38 @@ impl Process {
                     self.ranges.insert(end, piece);
                     rests += 1;
                 }
+                let left = self.pieces.entry(piece.mapping).or_insert(1);
+                *left = (*left + rests).saturating_sub(1);
+                let last = *left == 0;
+                if last {
+                    self.pieces.remove(&piece.mapping);
+                }
                 Piece {
                     start: piece_start.max(start),
                     range: Range { end: piece.end.min(end), ..piece },
-                    rests,
+                    last,
                 }
             })
             .collect()
     }
 
-    fn insert(&mut self, start: u64, range: Range) {
-        if start < range.end {
-            self.ranges.insert(start, range);
+    /// Adds a new mapping.
+    fn map(&mut self, start: u64, end: u64, stack: u64, mapped_ns: u64) -> Range {
+        self.mappings += 1;
+        let range = Range { end, mapping: self.mappings, stack, mapped_ns };
+        self.insert(start, range);
+        range
+    }
+
+    /// Adds a piece; returns whether it is the only one of its mapping.
+    fn insert(&mut self, start: u64, range: Range) -> bool {
+        if start >= range.end {
+            return false;
         }
+        self.ranges.insert(start, range);
+        let pieces = self.pieces.entry(range.mapping).or_default();
+        *pieces += 1;
+        *pieces == 1
     }
 }
 
@@ -257,7 +274,7 @@ mod tests {
     #[test]
     fn unmapping_the_middle_splits_a_range() {
         assert_eq!(pages(&run(&[(Map, 10, 10, 5)])), [(5, 1, 10)]);
-        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 13, 2, 0)])), [(5, 2, 8)]);
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 13, 2, 0)])), [(5, 1, 8)]);
         assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 10, 3, 0)])), [(5, 1, 7)]);
         assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 18, 9, 0)])), [(5, 1, 8)]);
         assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 5, 30, 0)])), []);
@@ -271,7 +288,7 @@ mod tests {
 
     #[test]
     fn mapping_over_a_range_replaces_that_part() {
-        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Map, 12, 2, 6)])), [(5, 2, 8), (6, 1, 2)]);
+        assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Map, 12, 2, 6)])), [(5, 1, 8), (6, 1, 2)]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The maps that user space reads and writes, by name.
 
-use std::{mem::offset_of, os::fd::AsFd as _};
+use std::{collections::HashMap, mem::offset_of, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, Stack, Target, Thread};
 
@@ -14,15 +14,15 @@ use crate::{
     drain::{
         batch::Elements,
         decode,
-        snapshot::{Counters, Pending, Snapshot},
+        snapshot::{Counters, Dropped, Pending, Snapshot},
     },
     sys::bpf,
 };
 
 /// The maps of a loaded object.
 pub struct Maps {
-    targets: HashMap<MapData, u32, Target>,
-    stacks: HashMap<MapData, u64, Stack>,
+    targets: BpfHashMap<MapData, u32, Target>,
+    stacks: BpfHashMap<MapData, u64, Stack>,
     ledger: PerCpuArray<MapData, u64>,
     closing: Array<MapData, u32>,
     blocks: Map,
@@ -43,8 +43,8 @@ impl Maps {
         let mut map =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
         let maps = Self {
-            targets: HashMap::try_from(map("TARGETS")?)?,
-            stacks: HashMap::try_from(map("STACKS")?)?,
+            targets: BpfHashMap::try_from(map("TARGETS")?)?,
+            stacks: BpfHashMap::try_from(map("STACKS")?)?,
             ledger: PerCpuArray::try_from(map("LEDGER")?)?,
             // The section of zeroed globals holds one, CLOSING.
             closing: Array::try_from(map(".bss")?)?,
@@ -138,21 +138,23 @@ impl Maps {
         Ok(pending)
     }
 
-    /// Deletes the records of a process that belong to programs before `generation`, and says how many.
-    pub fn forget_older_programs(&self, tgid: u32, generation: u32) -> Result<u64> {
+    /// Deletes the records of a process that belong to programs before `generation`, and returns them by stack.
+    pub fn forget_older_programs(&self, tgid: u32, generation: u32) -> Result<HashMap<u64, Dropped>> {
         let mut old = Vec::new();
         self.each_block(|key, block| {
             if key.tgid == tgid && block.generation < generation {
-                old.push(key.address);
+                old.push((key.address, *block));
             }
         })?;
         let data = map_data(&self.blocks).ok_or_else(|| anyhow!("BLOCKS is no hash map"))?;
-        let mut deleted = 0;
-        for address in old {
+        let mut deleted: HashMap<u64, Dropped> = HashMap::new();
+        for (address, block) in old {
             let mut key = [0; decode::BLOCK_KEY_BYTES];
             key[..8].copy_from_slice(&address.to_ne_bytes());
             key[8..12].copy_from_slice(&tgid.to_ne_bytes());
-            deleted += u64::from(bpf::delete(data.fd().as_fd(), &key)?);
+            if bpf::delete(data.fd().as_fd(), &key)? {
+                deleted.entry(block.stack).or_default().add(Dropped { blocks: 1, bytes: block.size });
+            }
         }
         Ok(deleted)
     }

@@ -63,6 +63,7 @@ impl Session {
             Counting::Stands => Snapshot::of_standing(now, older_ns),
         };
         let mut snapshot = self.maps.fill(begun)?;
+        snapshot.settle(&self.dropped);
         if let Some(ranges) = &self.ranges {
             ranges.add_to(&mut snapshot);
         }

@@ -3,6 +3,7 @@
 use std::{
     os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
     process::ExitStatus,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -20,6 +21,9 @@ use crate::{
     launch::{Started, exit_code},
     sys::{ready, signals},
 };
+
+/// Time between two looks at what a process uses: the last one stands in the report when it ends.
+const SAMPLE: Duration = Duration::from_millis(500);
 
 /// Records of the ring buffer taken in before the clock is looked at again.
 const EVENTS_AT_ONCE: usize = 4096;
@@ -59,6 +63,8 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     let interval = session.options.interval;
     let mut reports = interval_at(begin + interval, interval);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut samples = interval_at(begin + SAMPLE, SAMPLE);
+    samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = session.options.duration.map(|duration| begin + duration);
     let over = async move {
         match deadline {
@@ -88,6 +94,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
                     break End::ReaderGone;
                 }
             }
+            _ = samples.tick() => session.sample(),
             () = sleep_until(looks_due(&session)), if session.wants_to_look() => session.look_where_wanted()?,
             ready = events.readable_mut() => {
                 let mut ready = ready?;

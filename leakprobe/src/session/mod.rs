@@ -5,7 +5,7 @@ mod follow;
 mod output;
 mod watched;
 
-use std::{ffi::OsString, os::fd::BorrowedFd, time::Instant};
+use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant};
 
 use anyhow::{Result, bail};
 use aya::maps::{MapData, RingBuf};
@@ -14,7 +14,7 @@ use self::{output::Output, watched::Watched};
 use crate::{
     analysis::{balance::OwnCounts, sites::Analyst},
     cli::{AttachWith, Options, Placement, Subject},
-    drain::decode::Message,
+    drain::{decode::Message, snapshot::Dropped},
     launch,
     lifetime::ranges::Ranges,
     probe::{
@@ -50,6 +50,8 @@ pub struct Session {
     ranges: Option<Ranges>,
     range_links: Vec<crate::probe::ranges::RangeLink>,
     own: OwnCounts,
+    /// By stack: what was deleted because its program is gone. BPF counts it as outstanding for ever.
+    dropped: HashMap<u64, Dropped>,
     output: Output,
     notes: Vec<Warning>,
     /// When the programs were told to stand still.
@@ -96,6 +98,7 @@ impl Session {
             ranges,
             range_links: Vec::new(),
             own: OwnCounts::default(),
+            dropped: HashMap::new(),
             output,
             notes: Vec::new(),
             stopped_ns: None,
@@ -156,16 +159,16 @@ impl Session {
         Ok(true)
     }
 
+    /// With `--mmap`: follows the mmap family from now on.
+    fn follow_ranges(&mut self) -> Result<()> {
+        if self.ranges.is_some() {
+            self.range_links = crate::probe::ranges::attach(&mut self.loaded.ebpf)?;
+        }
+        Ok(())
+    }
+
     /// Probes are in place: from now on time counts.
     fn begin(&mut self, begun: Begun) -> Result<()> {
-        if let Some(ranges) = &mut self.ranges {
-            self.range_links = crate::probe::ranges::attach(&mut self.loaded.ebpf)?;
-            for watched in &self.watched {
-                if let Ok(Some(program_break)) = watched.process().program_break() {
-                    ranges.set_break(watched.pid(), program_break);
-                }
-            }
-        }
         self.watched.iter_mut().for_each(Watched::begin);
         let now = clock::monotonic_ns();
         (self.started_ns, self.last_report_ns, self.analyst) = (now, now, Analyst::new(now));
@@ -186,7 +189,10 @@ impl Session {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 self.watched[index].exec(generation);
                 self.watched[index].refresh();
-                self.own.exec_dropped += self.maps.forget_older_programs(tgid, generation)?;
+                for (stack, dropped) in self.maps.forget_older_programs(tgid, generation)? {
+                    self.own.exec_dropped += dropped.blocks;
+                    self.dropped.entry(stack).or_default().add(dropped);
+                }
                 if let Some(ranges) = &mut self.ranges {
                     ranges.forget(tgid);
                 }
@@ -210,6 +216,11 @@ impl Session {
         }
         self.objects.prune();
         Ok(())
+    }
+
+    /// Reads what each process uses now, for the head of a report that comes after its end.
+    fn sample(&mut self) {
+        self.watched.iter_mut().filter(|watched| !watched.has_ended()).for_each(Watched::refresh);
     }
 
     /// Whether a process has shown frames in no known mapping.
@@ -280,6 +291,15 @@ pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
     for process in processes {
         session.watch(process)?;
     }
+    session.follow_ranges()?;
+    if let Some(ranges) = &mut session.ranges {
+        // A program that is started has none yet, and shows it when it makes one.
+        for watched in &session.watched {
+            if let Ok(Some(program_break)) = watched.process().program_break() {
+                ranges.set_break(watched.pid(), program_break);
+            }
+        }
+    }
     for index in 0..session.watched.len() {
         if !session.look(index)? {
             bail!("process {} ended while it was being looked at", session.watched[index].pid());
@@ -297,6 +317,7 @@ pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Resu
     let held = launch::start(command)?;
     limits::raise_open_files();
     session.watch(Process::open(held.pid())?)?;
+    session.follow_ranges()?;
     let started = held.run_to_entry(|| session.look(0).map(drop))?;
     follow::block_on(session, Some(started), begun)
 }

@@ -67,3 +67,18 @@ fn a_file_that_cannot_be_run_is_named() {
     let (ended, _) = profile(&[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
     ended.check_error(126, &["Cargo.toml"]);
 }
+
+#[test]
+fn a_command_that_maps_first_thing_is_seen() {
+    let program = compile::victim("early").display().to_string();
+    let output = probe::fresh_output();
+    let mut arguments = probe::arguments(&output, &["--mmap", "--", &program]);
+    let ended = run::to_end(run::command(arguments.drain(..)).stdin(std::process::Stdio::null()));
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let reports = probe::final_reports(&output);
+    let left = last(&reports).sites.iter().filter(|site| site.live_bytes == 254 * 4096);
+    let left: Vec<_> =
+        left.map(|site| (site.kind.as_str(), site.live_blocks, site.allocated_blocks)).collect();
+    assert_eq!(left, [("mapping", 1, 1)], "{}", last(&reports).digest());
+    let _ = fs::remove_file(&output);
+}
