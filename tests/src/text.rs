@@ -81,6 +81,8 @@ fn code_range(line: &str) -> Option<CodeRange> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
 
     #[test]
@@ -103,12 +105,14 @@ mod tests {
     fn one_byte_written_over_the_code_is_found() {
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("failed to start cat");
         let pid = child.id();
-        while fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| !path.ends_with("cat")) {
-            thread::yield_now();
-        }
+        // It has been loaded whole when it answers.
+        let mut echo = [0];
+        child.stdin.as_mut().expect("its input").write_all(b"x").expect("failed to write to cat");
+        child.stdout.as_mut().expect("its output").read_exact(&mut echo).expect("failed to read from cat");
         assert_eq!(patched(pid), []);
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
         let range = maps.lines().find_map(code_range).expect("code of a file");
