@@ -47,14 +47,45 @@ const RECIPES: &[Recipe] = &[
 const FLAGS: &[&str] =
     &["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-fno-builtin"];
 
+/// The folder of victims that were built beforehand, where there is no compiler: a variable's name.
+pub const VICTIMS: &str = "LEAKPROBE_VICTIMS";
+
+/// The victim in Rust, which cargo builds.
+pub const RUST_VICTIM: &str = "rust_victim";
+
+/// The programs that compile victims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compilers {
+    /// For C.
+    pub c: String,
+    /// For C++.
+    pub cpp: String,
+}
+
+impl Default for Compilers {
+    fn default() -> Self {
+        Compilers { c: "cc".into(), cpp: "c++".into() }
+    }
+}
+
 /// Names of all victims in C and C++.
 pub fn names() -> impl Iterator<Item = &'static str> {
     RECIPES.iter().map(|recipe| recipe.name)
 }
 
-/// The folder that victims are built in.
+/// The folder that victims are in: that of `LEAKPROBE_VICTIMS`, or one that they are built in.
 pub fn folder() -> PathBuf {
-    target().join("victims")
+    env::var_os(VICTIMS).map_or_else(|| target().join("victims"), PathBuf::from)
+}
+
+/// A folder that is there, for what tests write.
+pub fn scratch() -> PathBuf {
+    if env::var_os(VICTIMS).is_some() {
+        return env::temp_dir();
+    }
+    let folder = folder();
+    fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("failed to make {}: {e}", folder.display()));
+    folder
 }
 
 /// The workspace's target folder.
@@ -65,7 +96,18 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The path of a victim, built where it is missing or older than what it is made of.
+/// The path of a victim that was built beforehand; `None` where `LEAKPROBE_VICTIMS` names no folder.
+///
+/// # Panics
+///
+/// When it names one without this victim.
+pub fn prebuilt(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env::var_os(VICTIMS)?).join(name);
+    assert!(path.is_file(), "there is no {}: build the victims into {VICTIMS} anew", path.display());
+    Some(path)
+}
+
+/// The path of a victim in C or C++, built where it is missing or older than what it is made of.
 ///
 /// # Panics
 ///
@@ -73,34 +115,54 @@ pub fn target() -> PathBuf {
 pub fn victim(name: &str) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    build(name)
+    prebuilt(name).unwrap_or_else(|| build(name))
+}
+
+/// Builds every victim in C and C++ anew into `folder`, for a machine without a compiler.
+///
+/// # Panics
+///
+/// When a compiler is missing or fails.
+pub fn build_all(folder: &Path, compilers: &Compilers) {
+    for recipe in RECIPES {
+        let library = recipe.library.map(|name| folder.join(name));
+        compile(recipe, library.as_deref(), folder, compilers);
+    }
+}
+
+fn recipe(name: &str) -> &'static Recipe {
+    let recipe = RECIPES.iter().find(|recipe| recipe.name == name);
+    recipe.unwrap_or_else(|| panic!("there is no victim {name}: add it to RECIPES in {}", file!()))
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("victims")
 }
 
 fn build(name: &str) -> PathBuf {
-    let recipe = RECIPES
-        .iter()
-        .find(|recipe| recipe.name == name)
-        .unwrap_or_else(|| panic!("there is no victim {name}: add it to RECIPES in {}", file!()));
+    let recipe = recipe(name);
     let library = recipe.library.map(build);
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("victims");
-    let (source, header) = (sources.join(recipe.source), sources.join("victim.h"));
+    let (source, header) = (sources().join(recipe.source), sources().join("victim.h"));
     let product = folder().join(name);
-
-    let compiler = if recipe.source.ends_with(".cpp") { "c++" } else { "cc" };
-    let mut command = Command::new(compiler);
-    command.args(FLAGS).arg(&source).args(&library).args(recipe.flags).arg("-o");
-
     // The test program carries the recipes: a newer one may have others.
     let this = env::current_exe().expect("failed to find this test program");
     let made_of = [Some(&source), Some(&header), Some(&this), library.as_ref()];
     let newest = made_of.into_iter().flatten().filter_map(|path| changed(path)).max();
-    if changed(&product).is_some_and(|built| Some(built) >= newest) {
-        return product;
+    if changed(&product).is_none_or(|built| Some(built) < newest) {
+        compile(recipe, library.as_deref(), &folder(), &Compilers::default());
     }
-    fs::create_dir_all(folder()).unwrap_or_else(|e| panic!("failed to make {}: {e}", folder().display()));
+    product
+}
+
+fn compile(recipe: &Recipe, library: Option<&Path>, folder: &Path, compilers: &Compilers) {
+    let (name, source) = (recipe.name, sources().join(recipe.source));
+    fs::create_dir_all(folder).unwrap_or_else(|e| panic!("failed to make {}: {e}", folder.display()));
     // Renamed when it is whole: a test program beside this one never sees half a victim.
-    let draft = folder().join(format!(".{name}.{}", std::process::id()));
-    let output = command.arg(&draft).output().unwrap_or_else(|e| {
+    let draft = folder.join(format!(".{name}.{}", std::process::id()));
+    let compiler = if recipe.source.ends_with(".cpp") { &compilers.cpp } else { &compilers.c };
+    let mut command = Command::new(compiler);
+    command.args(FLAGS).arg(&source).args(library).args(recipe.flags).arg("-o").arg(&draft);
+    let output = command.output().unwrap_or_else(|e| {
         panic!("failed to run {compiler} on {}: {e}; install a C and C++ compiler", source.display())
     });
     assert!(
@@ -109,8 +171,8 @@ fn build(name: &str) -> PathBuf {
         source.display(),
         String::from_utf8_lossy(&output.stderr)
     );
+    let product = folder.join(name);
     fs::rename(&draft, &product).unwrap_or_else(|e| panic!("failed to place {}: {e}", product.display()));
-    product
 }
 
 fn changed(path: &Path) -> Option<SystemTime> {

@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::pace;
+
 /// How long the kernel may take to free programs after leakprobe is gone: they wait for a grace period.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -27,7 +29,7 @@ pub fn programs() -> Vec<String> {
 ///
 /// When some are left, with their names.
 pub fn check_gone() {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + pace::patience(PATIENCE);
     loop {
         let left = programs();
         if left.is_empty() {

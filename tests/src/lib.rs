@@ -6,11 +6,14 @@
 //! with what was attempted and leakprobe's own words; nothing waits for ever.
 
 pub mod compile;
+pub mod pace;
+pub mod skip;
 pub mod victim;
 
 pub mod probe;
 pub mod report;
 pub mod run;
+pub mod terminal;
 pub mod text;
 pub mod kernel;
 pub mod tracer;

@@ -28,9 +28,7 @@ pub struct Probe {
 pub fn fresh_output() -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let folder = compile::folder();
-    let _ = fs::create_dir_all(&folder);
-    folder.join(format!("report.{}.{number}.json", std::process::id()))
+    compile::scratch().join(format!("report.{}.{number}.json", std::process::id()))
 }
 
 /// The arguments that every test gives, but for those that `extra` sets itself.
@@ -89,7 +87,7 @@ impl Probe {
     ///
     /// # Panics
     ///
-    /// When leakprobe refuses, or takes longer than [`run::PATIENCE`].
+    /// When leakprobe refuses, or takes longer than [`run::patience`].
     pub fn attach(pid: u32, extra: &[&str]) -> Probe {
         Self::attach_all(&[pid], extra)
     }
@@ -103,6 +101,19 @@ impl Probe {
         let mut probe = Self::launch(pids, extra);
         probe.wait_in_place();
         probe
+    }
+
+    /// How long it takes on this machine from leakprobe's start until its probes are in.
+    ///
+    /// # Panics
+    ///
+    /// As [`Probe::attach`] and [`Probe::finish`].
+    pub fn time_to_attach(pid: u32) -> Duration {
+        let start = Instant::now();
+        let probe = Self::attach(pid, &[]);
+        let time = start.elapsed();
+        probe.finish();
+        time
     }
 
     /// Starts leakprobe and waits for nothing.
@@ -133,7 +144,7 @@ impl Probe {
     }
 
     fn wait_in_place(&mut self) {
-        let deadline = Instant::now() + run::PATIENCE;
+        let deadline = Instant::now() + run::patience();
         loop {
             match self.errors.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -158,11 +169,11 @@ impl Probe {
     ///
     /// # Panics
     ///
-    /// When none comes within [`run::PATIENCE`].
+    /// When none comes within [`run::patience`].
     pub fn next_report(&mut self) -> Report {
         // The next report may be half done already; the one after it is not begun.
         let wanted = self.reports_so_far() + 2;
-        let deadline = Instant::now() + run::PATIENCE;
+        let deadline = Instant::now() + run::patience();
         while self.reports_so_far() < wanted {
             if Instant::now() >= deadline || !matches!(self.child.try_wait(), Ok(None)) {
                 self.fail("wrote no more reports");
@@ -204,7 +215,7 @@ impl Probe {
     ///
     /// As [`Probe::finish`].
     pub fn end(&mut self) -> Vec<Report> {
-        match run::wait(&mut self.child, run::PATIENCE) {
+        match run::wait(&mut self.child, run::patience()) {
             Some(status) if status.code() == Some(0) => {}
             Some(status) => self.fail(&format!("ended with {status}")),
             None => self.fail("did not end"),
@@ -232,7 +243,7 @@ impl Probe {
     ///
     /// When it doesn't end.
     pub fn outcome(&mut self) -> (Option<i32>, String) {
-        let Some(status) = run::wait(&mut self.child, run::PATIENCE) else { self.fail("did not end") };
+        let Some(status) = run::wait(&mut self.child, run::patience()) else { self.fail("did not end") };
         self.said.extend(self.errors.iter());
         let _ = fs::remove_file(&self.output);
         (status.code(), self.said.join("\n"))

@@ -8,10 +8,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crate::compile;
+use crate::{compile, pace};
 
 /// How long leakprobe may take to end before the test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub fn patience() -> Duration {
+    pace::patience(Duration::from_secs(60))
+}
 
 /// What a run left.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Comma
 ///
 /// # Panics
 ///
-/// When it can't be started, or does not end within [`PATIENCE`]; it is killed then.
+/// When it can't be started, or does not end within [`patience`]; it is killed then.
 pub fn to_end(command: &mut Command) -> Ended {
     let mut child = command
         .stdin(Stdio::null())
@@ -76,11 +78,12 @@ pub fn to_end(command: &mut Command) -> Ended {
         .unwrap_or_else(|e| panic!("failed to start {command:?}: {e}"));
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
-    let Some(status) = wait(&mut child, PATIENCE) else {
+    let patience = patience();
+    let Some(status) = wait(&mut child, patience) else {
         let _ = child.kill();
         let _ = child.wait();
         let said = stderr.join().unwrap_or_default();
-        panic!("{command:?} did not end within {PATIENCE:?}; it said: {said}");
+        panic!("{command:?} did not end within {patience:?}; it said: {said}");
     };
     let text = |thread: thread::JoinHandle<String>| thread.join().expect("a reader that does not panic");
     Ended { status, stdout: text(stdout), stderr: text(stderr) }

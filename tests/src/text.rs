@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::pace;
+
 /// How long the kernel may take to put instructions back after leakprobe is gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,7 +47,7 @@ pub fn patched(pid: u32) -> Vec<(String, u64)> {
 ///
 /// When something is left, with where.
 pub fn check_whole(pid: u32) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + pace::patience(PATIENCE);
     loop {
         let left = patched(pid);
         if left.is_empty() {

@@ -4,7 +4,8 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
-use std::process::Command;
+
+use object::{Object as _, ObjectSymbol as _};
 
 /// A return probe on `function` of the program `path` in process `pid`, until it is dropped. While a call of
 /// the function lasts, its return address on the stack is that of the kernel's trampoline.
@@ -18,6 +19,7 @@ pub fn probe_returns(pid: u32, path: &Path, function: &str) -> OwnedFd {
             .unwrap_or_else(|e| panic!("failed to read the uprobe PMU's {file}: {e}"));
         text.trim().trim_start_matches("config:").parse().expect("a number")
     };
+    let config2 = offset(path, function);
     let path = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
     /// `struct perf_event_attr` as far as `config2`: its second published version.
     #[repr(C)]
@@ -39,7 +41,7 @@ pub fn probe_returns(pid: u32, path: &Path, function: &str) -> OwnedFd {
         flags: 0,
         wakeup_and_breakpoint: [0; 2],
         config1: path.as_ptr() as u64,
-        config2: offset(path.to_str().expect("UTF-8"), function),
+        config2,
     };
     // SAFETY: the structure is as long as its `size` says; it and the path outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attributes, pid, -1, -1, 8) };
@@ -49,10 +51,10 @@ pub fn probe_returns(pid: u32, path: &Path, function: &str) -> OwnedFd {
 }
 
 /// A function's offset in its file, which for the code of the victims is its address.
-fn offset(path: &str, function: &str) -> u64 {
-    let listed = Command::new("nm").arg(path).output().expect("nm, of the package binutils");
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let line = text.lines().find(|line| line.split(' ').next_back() == Some(function));
-    let line = line.unwrap_or_else(|| panic!("no function {function} in {path}"));
-    u64::from_str_radix(line.split(' ').next().unwrap_or_default(), 16).expect("an address")
+fn offset(path: &Path, function: &str) -> u64 {
+    let bytes = fs::read(path).unwrap_or_else(|e| panic!("failed to read {}: {e}", path.display()));
+    let file = object::File::parse(&*bytes)
+        .unwrap_or_else(|e| panic!("failed to read {} as an object: {e}", path.display()));
+    let symbol = file.symbol_by_name(function);
+    symbol.unwrap_or_else(|| panic!("no function {function} in {}", path.display())).address()
 }

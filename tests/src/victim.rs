@@ -8,12 +8,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use crate::compile;
-use crate::run;
 use crate::truth::Truth;
+use crate::{compile, pace, run};
 
 /// How long a victim may take for a phase before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
+fn patience() -> Duration {
+    pace::patience(Duration::from_secs(120))
+}
 
 /// A victim; killed when it goes out of scope.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl Victim {
     /// When it doesn't.
     pub fn wait(&mut self) -> ExitStatus {
         self.input = None;
-        run::wait(&mut self.child, PATIENCE).unwrap_or_else(|| panic!("victim {} did not end", self.name))
+        run::wait(&mut self.child, patience()).unwrap_or_else(|| panic!("victim {} did not end", self.name))
     }
 
     /// Tells the victim to quit, and checks that it was well to the end.
@@ -148,7 +149,9 @@ impl Victim {
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("no word from victim {}: {e}", self.name))
+        self.lines
+            .recv_timeout(patience())
+            .unwrap_or_else(|e| panic!("no word from victim {}: {e}", self.name))
     }
 }
 

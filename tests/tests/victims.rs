@@ -1,14 +1,14 @@
 //! Who watches the victims: each one's truth against what valgrind counts in it.
 //!
-//! Needs neither root nor leakprobe. Without valgrind there is nothing to compare with, and the test says so.
+//! Needs neither root nor leakprobe, but valgrind.
 
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use leakprobe_tests::compile;
 use leakprobe_tests::truth::Truth;
 use leakprobe_tests::victim::Victim;
+use leakprobe_tests::{compile, skip};
 
 /// Bytes and blocks in use at the end, as valgrind counts, and the victim's own words.
 fn under_valgrind(program: &Path, arguments: &[&str], phases: &[&str]) -> ((u64, u64), Truth) {
@@ -48,8 +48,7 @@ fn under_valgrind(program: &Path, arguments: &[&str], phases: &[&str]) -> ((u64,
 
 #[test]
 fn what_victims_say_is_what_valgrind_counts() {
-    if let Err(e) = Command::new("valgrind").arg("--version").output() {
-        eprintln!("skipped: failed to run valgrind: {e}; install the package valgrind to check the victims");
+    if skip::unless_installed("valgrind", "valgrind").is_none() {
         return;
     }
     let rust = Path::new(env!("CARGO_BIN_EXE_rust_victim"));

@@ -1,7 +1,7 @@
 /* 8 threads that hand blocks round in a ring: each frees every second block that it is handed.
  *
- * Every thread allocates 50,000 blocks of 4 bytes: 400,000 in all, of which 200,000 are given back by a
- * thread that did not allocate them. The threads exist before `ready`: starting one allocates.
+ * Every thread allocates as many blocks of 4 bytes as the argument says, 50,000 at most: 400,000 in all, of
+ * which 200,000 are given back by a thread that did not allocate them. The threads exist before `ready`: starting one allocates.
  * `hand` does the work; `end` lets the threads end.
  */
 #define _GNU_SOURCE
@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-enum { THREADS = 8, EACH = 50000, ROOM = 64 };
+enum { THREADS = 8, MOST_EACH = 50000, ROOM = 64 };
 
 struct ring {
     pthread_mutex_t lock;
@@ -18,7 +18,8 @@ struct ring {
     int used, next_in, next_out;
 };
 static struct ring rings[THREADS];
-static void *kept[THREADS][EACH];
+static void *kept[THREADS][MOST_EACH];
+static long each;
 static long kept_count[THREADS];
 static pthread_barrier_t start, finish;
 
@@ -65,7 +66,7 @@ OWN_FRAME static void *produce(void *argument)
 {
     long me = (long)argument, seen = 0;
     pthread_barrier_wait(&start);
-    for (long i = 0; i < EACH; i++) {
+    for (long i = 0; i < each; i++) {
         void *block = malloc(4);
         MUST(block);
         int room;
@@ -77,15 +78,17 @@ OWN_FRAME static void *produce(void *argument)
                 sched_yield();
         } while (!room);
     }
-    while (seen < EACH)
+    while (seen < each)
         sort_out(me, seen++, take(&rings[me], 1));
     pthread_barrier_wait(&finish);
     pthread_barrier_wait(&finish);
     return NULL;
 }
 
-int main(void)
+int main(int count, char **words)
 {
+    each = count > 1 ? atol(words[1]) : MOST_EACH;
+    MUST(each > 0 && each <= MOST_EACH && each % 2 == 0);
     pthread_t threads[THREADS];
     pthread_barrier_init(&start, NULL, THREADS + 1);
     pthread_barrier_init(&finish, NULL, THREADS + 1);
@@ -109,7 +112,7 @@ int main(void)
         long blocks = 0;
         for (int i = 0; i < THREADS; i++)
             blocks += kept_count[i];
-        victim_truth("produce", blocks, 4 * blocks, THREADS * EACH, THREADS * EACH - blocks);
+        victim_truth("produce", blocks, 4 * blocks, THREADS * each, THREADS * each - blocks);
         victim_done();
     }
     /* `quit` may come before `end`: leave without waiting for anybody. */

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{compile, probe, run, text};
+use leakprobe_tests::{compile, pace, probe, run, skip, text};
 
 /// An unprivileged user: `nobody` on Debian; whether it has a name doesn't matter.
 const NOBODY: u32 = 65534;
@@ -65,8 +65,9 @@ fn a_kernel_thread() {
         flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & 0x0020_0000 != 0)
     };
     let Some(pid) = (2..1000).find(is_kernel_thread) else {
-        eprintln!(
-            "skipped: /proc shows no process below 1000 with PF_KTHREAD set (a PID namespace of its own)"
+        skip::because(
+            "this PID namespace has no kernel threads",
+            "/proc shows no process below 1000 with PF_KTHREAD set",
         );
         return;
     };
@@ -118,8 +119,7 @@ fn a_32_bit_program() -> Vec<u8> {
 
 #[test]
 fn a_32_bit_process() {
-    let path = compile::folder().join(format!("pause32.{}", std::process::id()));
-    fs::create_dir_all(compile::folder()).expect("failed to make the victims' folder");
+    let path = compile::scratch().join(format!("pause32.{}", std::process::id()));
     fs::write(&path, a_32_bit_program()).expect("failed to write a 32-bit program");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("failed to make it executable");
     let started = Command::new(&path).stdin(Stdio::null()).spawn();
@@ -129,7 +129,7 @@ fn a_32_bit_process() {
             let _ = fs::remove_file(&path);
             // ENOEXEC: the kernel was built without CONFIG_IA32_EMULATION, or isn't for x86.
             assert_eq!(e.raw_os_error(), Some(8), "failed to start a 32-bit program: {e}");
-            eprintln!("skipped: this kernel runs no 32-bit x86 programs ({e})");
+            skip::because("this kernel runs no 32-bit x86 programs", e);
             return;
         }
     };
@@ -175,15 +175,15 @@ fn not_root() {
 fn an_output_that_cannot_be_written_is_refused_before_the_run() {
     let victim = Victim::start("leak", &[]);
     let pid = victim.pid().to_string();
-    let nowhere = compile::folder().join("no/such/folder/report.json").display().to_string();
-    let folder = compile::folder().display().to_string();
+    let nowhere = compile::scratch().join("no/such/folder/report.json").display().to_string();
+    let folder = compile::scratch().display().to_string();
     for path in [nowhere, folder] {
         let ended = leakprobe(&["--pid", &pid, "--output", &path]);
         ended.check_error(1, &[&path]);
         assert!(!ended.stderr.contains("probes in place"), "{ended:?}");
     }
     // Nor is a command started.
-    let mark = compile::folder().join(format!("mark.{}", std::process::id())).display().to_string();
+    let mark = compile::scratch().join(format!("mark.{}", std::process::id())).display().to_string();
     leakprobe(&["--output", "/no/such/folder/x", "--", "touch", &mark])
         .check_error(1, &["/no/such/folder/x"]);
     assert!(fs::metadata(&mark).is_err(), "the command was run");
@@ -223,11 +223,15 @@ fn usage_errors_end_with_2_and_attach_nothing() {
 #[test]
 fn a_target_that_exits_while_probes_are_attached() {
     // The delays step through the time that attaching takes.
-    for delay in (0..300).step_by(10) {
+    let idle = Victim::start("leak", &[]);
+    let attaching = probe::Probe::time_to_attach(idle.pid());
+    let rounds = pace::rounds(30);
+    for round in 0..rounds {
+        let delay = attaching * round / rounds;
         let mut victim = Victim::start("leak", &[]);
         let pid = victim.pid();
         let mut session = probe::Probe::launch(&[pid], &[]);
-        std::thread::sleep(std::time::Duration::from_millis(delay));
+        std::thread::sleep(delay);
         victim.kill();
         let (code, said) = session.outcome();
         // Too early: an error that names the process. Too late: a session that ends with its target.
@@ -239,9 +243,9 @@ fn a_target_that_exits_while_probes_are_attached() {
                     1,
                     "{said}"
                 );
-                assert!(said.contains(&pid.to_string()), "after {delay} ms: {said}");
+                assert!(said.contains(&pid.to_string()), "after {delay:?}: {said}");
             }
-            other => panic!("after {delay} ms leakprobe ended with {other:?}: {said}"),
+            other => panic!("after {delay:?} leakprobe ended with {other:?}: {said}"),
         }
     }
 }

@@ -64,8 +64,12 @@ fn a_command_that_is_not_there_is_named() {
 
 #[test]
 fn a_file_that_cannot_be_run_is_named() {
-    let (ended, _) = profile(&[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
-    ended.check_error(126, &["Cargo.toml"]);
+    let path = compile::scratch().join(format!("no_program.{}", std::process::id()));
+    fs::write(&path, "no program").expect("failed to write a file");
+    let path = path.display().to_string();
+    let (ended, _) = profile(&[&path]);
+    fs::remove_file(&path).expect("failed to remove a file");
+    ended.check_error(126, &[&path]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! C++ and Rust: their ways to take blocks, and names that a reader knows.
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use leakprobe_tests::compile;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Report;
 use leakprobe_tests::victim::Victim;
@@ -45,9 +46,14 @@ fn the_cpp_library_is_exact_in_total() {
     victim.quit();
 }
 
+/// Built by cargo with this test, unless victims are built beforehand.
+fn rust_victim() -> PathBuf {
+    compile::prebuilt(compile::RUST_VICTIM).unwrap_or_else(|| env!("CARGO_BIN_EXE_rust_victim").into())
+}
+
 #[test]
 fn rust_is_exact_by_function_and_demangled() {
-    let mut victim = Victim::start_at(Path::new(env!("CARGO_BIN_EXE_rust_victim")), &[]);
+    let mut victim = Victim::start_at(&rust_victim(), &[]);
     let probe = Probe::attach(victim.pid(), &[]);
     let truth = victim.run("rows");
     let reports = probe.finish();

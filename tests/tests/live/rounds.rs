@@ -2,22 +2,17 @@
 //!
 //! `LEAKPROBE_ROUNDS` sets how many rounds; the bar is 1,000.
 
+use std::thread;
 use std::time::Duration;
-use std::{env, thread};
 
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{kernel, text};
+use leakprobe_tests::{kernel, pace, text};
 
 use crate::last;
 
-const ROUNDS: u64 = 60;
-
-fn rounds() -> u64 {
-    match env::var("LEAKPROBE_ROUNDS") {
-        Ok(text) => text.parse().unwrap_or_else(|e| panic!("failed to read LEAKPROBE_ROUNDS={text:?}: {e}")),
-        Err(_) => ROUNDS,
-    }
+fn rounds() -> u32 {
+    pace::rounds(60)
 }
 
 /// The target churns on; stopped and looked at once more, its 4,000 blocks are counted exactly.
@@ -51,6 +46,8 @@ fn a_busy_target_lives_through_every_round() {
 #[test]
 fn a_busy_target_lives_through_kills_at_any_moment() {
     let mut victim = Victim::start("churn", &["2"]);
+    // About half of the kills meet leakprobe while it attaches: these numbers only spread them.
+    let latest = 2 * Probe::time_to_attach(victim.pid()).as_micros() as u64;
     // Numbers that are the same in every run.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..rounds() {
@@ -58,14 +55,10 @@ fn a_busy_target_lives_through_kills_at_any_moment() {
         state ^= state >> 7;
         state ^= state << 17;
         let mut probe = Probe::launch(&[victim.pid()], &["--interval", "50ms"]);
-        // Attaching takes up to some 0.3 s: about half of the kills meet it.
-        thread::sleep(Duration::from_micros(state % 600_000));
+        let delay = Duration::from_micros(state % latest);
+        thread::sleep(delay);
         probe.kill();
-        assert!(
-            victim.is_alive(),
-            "the target died with leakprobe killed {} us after its start",
-            state % 600_000
-        );
+        assert!(victim.is_alive(), "the target died with leakprobe killed {delay:?} after its start");
         text::check_whole(victim.pid());
     }
     check_unharmed(victim);

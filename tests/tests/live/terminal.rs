@@ -1,10 +1,10 @@
 //! Where reports go: closed pipes and narrow terminals.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{run, text};
+use leakprobe_tests::{run, terminal, text};
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
@@ -23,7 +23,7 @@ fn a_reader_that_goes_away_is_no_error() {
         lines.read_line(&mut first).expect("failed to read a line");
         assert!(!first.is_empty(), "a first line of {format}");
         drop(lines);
-        let Some(status) = run::wait(&mut child, run::PATIENCE) else {
+        let Some(status) = run::wait(&mut child, run::patience()) else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("leakprobe goes on without a reader of its {format}");
@@ -36,31 +36,21 @@ fn a_reader_that_goes_away_is_no_error() {
     victim.quit();
 }
 
-/// Runs a command line in a terminal of 40 columns, and returns what it shows.
-fn in_40_columns(line: &str) -> String {
-    let ended = run::to_end(Command::new("script").args([
-        "-qec",
-        &format!("stty cols 40 rows 24; {line}"),
-        "/dev/null",
-    ]));
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    ended.stdout
-}
-
 #[test]
 fn a_terminal_of_40_columns_is_enough() {
     let mut victim = Victim::start("semantics", &[]);
     let pid = victim.pid();
-    assert_eq!(in_40_columns("stty size").trim(), "24 40", "the terminal is as narrow as it should be");
-    let line =
-        format!("{} --pid {pid} --older 0s --interval 1s --duration 3s --top 50", run::leakprobe().display());
-    let session = std::thread::spawn(move || in_40_columns(&line));
+    let number = pid.to_string();
+    let words = ["--pid", &number, "--older", "0s", "--interval", "1s", "--duration", "3s", "--top", "50"];
+    let mut command = run::command(words);
+    let session = std::thread::spawn(move || terminal::run_in(40, 24, &mut command));
     while text::patched(pid).is_empty() {
         assert!(!session.is_finished(), "ended with no probe in: {:?}", session.join());
         std::thread::yield_now();
     }
     victim.run("rows");
-    let shown = session.join().expect("a session that ends well");
+    let (status, shown) = session.join().expect("a session that ends");
+    assert_eq!(status.code(), Some(0), "{shown}");
     assert!(shown.contains("row_malloc"), "{shown}");
     for line in shown.lines().map(|line| plain(line.trim_end_matches('\r'))) {
         // A name or a path that is longer than what is left beside the margin can't be helped.

@@ -1,16 +1,19 @@
 //! Blocks that one thread takes and another gives back.
 
+use leakprobe_tests::pace;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Sums;
 use leakprobe_tests::victim::Victim;
 
 use crate::last;
 
+/// At full size: 800,000 bytes in 200,000 blocks.
 #[test]
-fn eight_threads_leave_exactly_800_000_bytes_in_200_000_blocks() {
-    let mut victim = Victim::start("threads", &[]);
+fn eight_threads_leave_exactly_half_of_their_blocks() {
+    let each = pace::share(50_000);
+    let mut victim = Victim::start("threads", &[&each.to_string()]);
     let mut probe = Probe::attach(victim.pid(), &["--interval", "500ms"]);
-    let expected = Sums { blocks: 200_000, bytes: 800_000, allocated: 400_000, freed: 200_000 };
+    let expected = Sums { blocks: 4 * each, bytes: 16 * each, allocated: 8 * each, freed: 4 * each };
 
     victim.run("hand").check(&probe.next_report());
 
