@@ -11,6 +11,7 @@ use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, StackEnd, T
 use crate::{
     ledger::{add, count},
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
+    private_stack,
     registers::Registers,
     stack, thread,
 };
@@ -25,6 +26,7 @@ const TRIES: u32 = 8;
 /// Deletes a freed block's record, before the allocator can hand the block out again.
 #[inline(always)]
 pub fn free(ctx: &ProbeContext) -> u32 {
+    private_stack::refuse();
     if closing() {
         return 0;
     }

@@ -11,6 +11,7 @@ mod ledger;
 mod lifecycle;
 mod maps;
 mod pair;
+mod private_stack;
 mod range;
 mod registers;
 mod stack;

@@ -14,6 +14,7 @@ use crate::{
     block,
     ledger::count,
     maps::closing,
+    private_stack,
     registers::{RETURN_ADDRESS_BYTES, Registers},
     thread::{self, Missing},
 };
@@ -21,6 +22,7 @@ use crate::{
 /// Remembers the call, and takes the record of the block that a reallocation gives back.
 #[inline(always)]
 pub fn enter(ctx: &ProbeContext) -> u32 {
+    private_stack::refuse();
     if closing() {
         return 0;
     }
@@ -68,6 +70,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
 /// Settles the pending call by what it returned.
 #[inline(always)]
 pub fn leave(ctx: &RetProbeContext) -> u32 {
+    private_stack::refuse();
     if closing() {
         return 0;
     }

@@ -1,5 +1,6 @@
 //! What the kernel still holds of leakprobe.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,22 @@ pub fn programs() -> Vec<String> {
         .collect()
 }
 
+/// The running kernel's version and patch level, for what can't be found out by trying.
+///
+/// # Panics
+///
+/// When the kernel does not tell.
+pub fn release() -> (u32, u32) {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_else(|e| panic!("failed to read the kernel's release: {e}"));
+    parse(&text).unwrap_or_else(|| panic!("failed to read the kernel's release from {text:?}"))
+}
+
+fn parse(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Waits until no program of leakprobe's is loaded.
 ///
 /// # Panics
@@ -37,5 +54,17 @@ pub fn check_gone() {
         }
         assert!(Instant::now() < deadline, "BPF programs are left behind: {left:?}");
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn a_release_begins_with_two_numbers() {
+        assert_eq!(parse("6.12.117+deb12-cloud-amd64\n"), Some((6, 12)));
+        assert_eq!(parse("7.2-rc1"), Some((7, 2)));
+        assert_eq!(parse("linux"), None);
     }
 }

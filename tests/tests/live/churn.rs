@@ -1,5 +1,6 @@
 //! A bounded cache that is churned at full speed while leakprobe comes, looks, and goes.
 
+use leakprobe_tests::pace;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Report;
 use leakprobe_tests::victim::Victim;
@@ -18,7 +19,7 @@ fn check_bound(report: &Report) {
 
 fn no_report_shows_more_than_the_cache(threads: &str) {
     let mut victim = Victim::start("churn", &[threads]);
-    for _ in 0..5 {
+    for _ in 0..pace::rounds(5) {
         let mut probe = Probe::attach(victim.pid(), &["--interval", "100ms"]);
         for _ in 0..3 {
             probe.next_report();

@@ -14,6 +14,7 @@ mod languages;
 mod life;
 mod limits;
 mod mappings;
+mod module;
 mod objects;
 mod rounds;
 mod terminal;
