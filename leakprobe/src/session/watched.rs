@@ -158,7 +158,7 @@ impl Watched {
             .space
             .mappings
             .iter()
-            .find(|mapping| matches!(&mapping.backing, Backing::Named(name) if name == "[uprobes]"))
+            .find(|mapping| mapping.is_trampoline())
             .map_or(0, |mapping| mapping.start);
         let found = self.discovery.search(&scan.space).to_vec();
         self.spaces.entry(self.generation).or_default().merge(scan.space);

@@ -75,7 +75,10 @@ impl Symbolizer {
     }
 
     fn frames(&mut self, space: &AddressSpace, address: ReturnAddress) -> Vec<Frame> {
-        let Some(mapping) = space.find(address.lookup()) else {
+        // A return probe returns to the first byte of its page: nothing was called from before it.
+        let trampoline =
+            space.find(address.0).filter(|mapping| mapping.is_trampoline() && mapping.start == address.0);
+        let Some(mapping) = trampoline.or_else(|| space.find(address.lookup())) else {
             return vec![unnamed(address, None, &Unknown::NotMapped)];
         };
         match &mapping.backing {

@@ -54,6 +54,13 @@ pub struct Mapping {
     pub backing: Backing,
 }
 
+impl Mapping {
+    /// Whether this is the page that the kernel's return probes come back to.
+    pub fn is_trampoline(&self) -> bool {
+        matches!(&self.backing, Backing::Named(name) if name == "[uprobes]")
+    }
+}
+
 /// All executable mappings of a process (and the kernel's named ones), sorted by address, not overlapping.
 #[derive(Clone, Debug, Default)]
 pub struct AddressSpace {

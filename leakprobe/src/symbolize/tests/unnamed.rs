@@ -49,6 +49,8 @@ fn each_kind_of_mapping_has_its_reason() {
         (0x1000, None, nowhere),
         (0x7000, Some("/opt/gone.so"), "the object could not be opened: permission denied"),
         (0x7001, None, nowhere),
+        // But return probes come back to the start of their page.
+        (0x3000, Some("[uprobes]"), "return address held by another return probe"),
         (0, None, nowhere),
         (u64::MAX, None, nowhere),
     ];
