@@ -82,8 +82,23 @@ pub fn ensure(needs: &[Need]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs packages, without starting the services that some of them bring.
 fn install(packages: &[&str]) -> anyhow::Result<()> {
+    install_with(&[], packages)
+}
+
+/// Installs packages, without starting the services that some of them bring. `options` are apt's, such as a
+/// list of sources of its own.
+///
+/// # Errors
+/// When apt-get fails, also after a renewal of its lists.
+pub fn install_with(options: &[String], packages: &[&str]) -> anyhow::Result<()> {
+    let apt_get = || {
+        let mut command = apt_get();
+        options.iter().for_each(|option| {
+            command.args(["-o", option]);
+        });
+        command
+    };
     let policy = NoServices::begin()?;
     // A fresh machine or container has no package lists yet, and old lists name files that are gone from
     // the mirror: so after a failure once more, with new lists.

@@ -10,6 +10,7 @@ mod debian;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Task {
     BuildEbpf(bpf::Arguments),
     /// Run every test that runs on this machine; live tests need root
     Test(test::Arguments),
+    /// Run the live tests on other kernels, each booted under QEMU
+    Vm(vm::Arguments),
     /// Measure what leakprobe costs, beside what it may cost; needs root
     Bench(bench::Arguments),
     /// Check the invariants of ARCHITECTURE.md, and the sizes of files
@@ -55,6 +58,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Setup => setup::run(),
         Task::BuildEbpf(arguments) => bpf::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
+        Task::Vm(arguments) => vm::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Tidy => tidy::run(),
     }

@@ -1,0 +1,97 @@
+//! The harness, put to the test: guests that must fail, and how they must.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use object::{Endianness, Object as _, ObjectSymbol as _, read::elf::ElfFile64};
+
+use super::{Prepared, folder, image::Payload, run_one};
+use crate::command;
+
+/// How long a guest that hangs is waited for.
+const HANG: Duration = Duration::from_secs(20);
+
+/// A helper's number that 5.10 does not know (`bpf_loop`, of 5.17), and that no later kernel lets a program call
+/// with what is in its registers here.
+const UNKNOWN_HELPER: i32 = 181;
+
+/// Boots a guest whose BPF program the verifier refuses, one that panics and one that hangs.
+///
+/// # Errors
+/// When one of them passes, or does not say why it failed.
+pub fn run(one: &Prepared, limit: Duration) -> Result<()> {
+    let folder = folder("self-test");
+    fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let name = one.boot.kernel.name;
+    let broken = Payload { leakprobe: folder.join("leakprobe"), ..one.payload.clone() };
+    break_program(&one.payload.leakprobe, &broken.leakprobe)?;
+    let cases: [(&str, &Payload, &str, Duration, &[&str]); 3] = [
+        (
+            "a refused BPF program",
+            &broken,
+            "test",
+            limit,
+            &["doctor failed", "allocate_enter", "func bpf_loop#181"],
+        ),
+        ("a panic", &one.payload, "panic", limit, &["ended without a verdict", "Kernel panic"]),
+        ("a hang", &one.payload, "hang", HANG, &["no verdict within 20 s"]),
+    ];
+    for (what, payload, mode, limit, words) in cases {
+        eprintln!("+ {name}: booting a guest with {what}");
+        let (run, _) = run_one(one, payload, mode, "", &folder, limit)?;
+        let said = run.failures.join("\n");
+        ensure!(!run.is_good(), "failed: a guest with {what} passed");
+        if let Some(missing) = words.iter().find(|word| !said.contains(**word)) {
+            bail!("failed: a guest with {what} does not say {missing:?}, but: {said}");
+        }
+        println!("{name}: {what} fails the run: {said}\n");
+    }
+    Ok(())
+}
+
+/// Copies the executable `from` with one instruction of the BPF program `allocate_enter` changed: its first call
+/// goes to another helper.
+fn break_program(from: &Path, to: &Path) -> Result<()> {
+    let object = fs::read(command::workspace().join("leakprobe/ebpf/leakprobe.x86_64.bpf.o"))
+        .context("failed to read the committed BPF object")?;
+    let at = first_call(&object).context("failed to find a call in the BPF program allocate_enter")?;
+    let mut executable = fs::read(from).with_context(|| format!("failed to read {}", from.display()))?;
+    // The object is in the executable as it is.
+    let mark = &object[..4096.min(object.len())];
+    let start = executable
+        .windows(mark.len())
+        .position(|window| window == mark)
+        .with_context(|| format!("failed to find the BPF object in {}", from.display()))?;
+    executable[start + at + 4..start + at + 8].copy_from_slice(&UNKNOWN_HELPER.to_le_bytes());
+    fs::write(to, executable).with_context(|| format!("failed to write {}", to.display()))?;
+    fs::set_permissions(to, fs::metadata(from)?.permissions())
+        .with_context(|| format!("failed to make {} executable", to.display()))
+}
+
+/// Offset in the file of the first call of a helper in `allocate_enter`.
+fn first_call(object: &[u8]) -> Option<usize> {
+    const CALL: u8 = 0x85;
+    let file: ElfFile64<'_, Endianness> = ElfFile64::parse(object).ok()?;
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok("allocate_enter"))?;
+    let section = object::ObjectSection::file_range(&file.section_by_index(symbol.section_index()?).ok()?)?;
+    let start = (section.0 + symbol.address()) as usize;
+    let code = object.get(start..start + symbol.size() as usize)?;
+    // A call of a helper has 0 for its source register; a call of another function has 1.
+    let position =
+        code.chunks_exact(8).position(|instruction| instruction[0] == CALL && instruction[1] == 0)?;
+    Some(start + position * 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_found_in_the_committed_object() {
+        let object = fs::read(command::workspace().join("leakprobe/ebpf/leakprobe.x86_64.bpf.o")).unwrap();
+        let at = first_call(&object).expect("allocate_enter calls helpers");
+        assert_eq!(object[at], 0x85);
+        let helper = i32::from_le_bytes(object[at + 4..at + 8].try_into().unwrap());
+        assert!((1..=220).contains(&helper), "a helper's number: {helper}");
+    }
+}
