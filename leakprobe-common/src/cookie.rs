@@ -34,6 +34,27 @@ impl Call {
 /// The register number that stands for "this function has no such argument".
 pub const NO_REGISTER: u8 = 0xff;
 
+/// The bits of an address that are the same wherever a file is mapped: whole pages are, of 4 KiB at least.
+pub const PAGE_OFFSET: u64 = 0xfff;
+
+/// Key of a probe's cookie where the kernel hands out none (before 5.15).
+///
+/// First asked for with the page offset of the probed instruction alone ([`PAGE_OFFSET`]), which holds after an exec
+/// or another dlopen too, before user space has seen the new mappings. [`Cookie::AMBIGUOUS`] there says that
+/// several probes of the process have that offset; then the whole address is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ProbeKey {
+    /// Address of the probed instruction, or its page offset.
+    pub address: u64,
+    /// Process (thread group) as the initial PID namespace numbers it.
+    pub tgid: u32,
+    /// Always 0: keys are compared as bytes.
+    pub _pad: u32,
+}
+
+const _: () = assert!(core::mem::size_of::<ProbeKey>() == 16 && core::mem::offset_of!(ProbeKey, tgid) == 8);
+
 /// A probe's constant, read in BPF by `bpf_get_attach_cookie`: one byte each, from the lowest, for the
 /// call, the registers of size, count and pointer (at the probed instruction), the allocator family and
 /// flags. Register numbers are the machine's own: 0-15 for rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15
@@ -43,6 +64,9 @@ pub const NO_REGISTER: u8 = 0xff;
 pub struct Cookie(pub u64);
 
 impl Cookie {
+    /// No cookie: several probes of a process share a page offset. See [`ProbeKey`].
+    pub const AMBIGUOUS: Self = Self(0);
+
     const ZERO_FREES: u8 = 1;
 
     /// Packs what a probe needs to know. `zero_frees`: whether `realloc(p, 0)` frees `p` and returns NULL,

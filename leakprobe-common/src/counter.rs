@@ -52,6 +52,8 @@ counters! {
     ReadFault = "read_fault",
     /// Lost: no room to remember the call of one more thread.
     ThreadMapFull = "thread_map_full",
+    /// Lost: user space had not said yet what the probed address is (only where cookies are looked up by address).
+    ProbeUnknown = "probe_unknown",
     /// Made by a process that is not a target (a vfork child, say).
     NotATarget = "not_a_target",
 
@@ -66,6 +68,8 @@ counters! {
     FreeNested = "free_nested",
     /// No record of that address: a block from before the attach, or one that was filtered or lost.
     FreeUnknown = "free_unknown",
+    /// Lost: as [`Counter::ProbeUnknown`]; the block's record stays.
+    FreeProbeUnknown = "free_probe_unknown",
 
     // --- What became of records. Recorded + restored = blocks in the map + the sum of these + taken by
     // --- reallocations in flight; `Taken` counts each record that a reallocation took out at its entry.

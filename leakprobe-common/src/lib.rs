@@ -11,7 +11,7 @@ mod cookie;
 mod counter;
 mod record;
 
-pub use cookie::{Call, Cookie, NO_REGISTER};
+pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
 pub use counter::{COUNTERS, Counter};
 pub use record::{
     Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, RangeEvent,
@@ -19,4 +19,4 @@ pub use record::{
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -259,10 +259,13 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{Block, BlockKey, Site, Stack, Target};
+    use crate::ProbeKey;
 
     // SAFETY: all are repr(C) of integers without implicit padding (sizes asserted above), so every byte
     // is initialized and every bit pattern is a value.
     unsafe impl aya::Pod for BlockKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ProbeKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Block {}
     // SAFETY: as above.

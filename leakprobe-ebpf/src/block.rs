@@ -2,13 +2,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     programs::{ProbeContext, RetProbeContext},
 };
 use aya_log_ebpf::debug;
-use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, StackEnd, Thread, lifetime_bucket};
+use leakprobe_common::{Block, BlockKey, Call, Counter, Site, StackEnd, Thread, lifetime_bucket};
 
 use crate::{
+    cookie,
     ledger::{add, count},
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
     private_stack,
@@ -30,15 +31,18 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     if closing() {
         return 0;
     }
-    // SAFETY: the context is the program's own.
-    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.regs.cast()) });
-    let address = Registers::new(ctx.regs).get(cookie.pointer());
     count(Counter::FreesEntered);
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let Some(cookie) = cookie::of(ctx) else {
+        count(if thread::is_target(tgid) { Counter::FreeProbeUnknown } else { Counter::FreeUnknown });
+        return 0;
+    };
+    let address = Registers::new(ctx.regs).get(cookie.pointer());
     if address == 0 {
         count(Counter::FreeNull);
         return 0;
     }
-    let key = key((bpf_get_current_pid_tgid() >> 32) as u32, address);
+    let key = key(tgid, address);
     match remove(&key) {
         Some(block) => {
             count(Counter::Freed);

@@ -7,6 +7,7 @@
 #![expect(internal_features, reason = "atomic additions have no other spelling on this target")]
 
 mod block;
+mod cookie;
 mod ledger;
 mod lifecycle;
 mod maps;

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use leakprobe_common::{ABI_VERSION, Block, BlockKey, COUNTERS, Site, Stack, Target, Thread};
+use leakprobe_common::{ABI_VERSION, Block, BlockKey, COUNTERS, ProbeKey, Site, Stack, Target, Thread};
 
 /// Compared with user space's own by a test of the committed objects.
 #[unsafe(no_mangle)]
@@ -19,6 +19,10 @@ pub static MIN_SIZE: Global<u64> = Global::new(0);
 /// Blocks larger than this are not recorded, bytes.
 #[unsafe(no_mangle)]
 pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
+
+/// 1 where the kernel hands out no cookies (before 5.15): they are then looked up by address, in [`COOKIES`].
+#[unsafe(no_mangle)]
+pub static COOKIES_BY_ADDRESS: Global<u32> = Global::new(0);
 
 /// Set by user space at the session's end: from then on the programs do nothing. A block that is recorded then
 /// stays recorded, and what is freed or allocated later is as if it had not happened yet, so what user
@@ -36,6 +40,10 @@ pub fn closing() -> bool {
 /// Processes being profiled, by tgid.
 #[map]
 pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(4096, 0);
+
+/// Cookies by address. Of one entry where the kernel hands out cookies itself.
+#[map]
+pub static COOKIES: HashMap<ProbeKey, u64> = HashMap::with_max_entries(1, 0);
 
 /// Outstanding blocks. Allocated on demand: most processes never fill it.
 #[map]

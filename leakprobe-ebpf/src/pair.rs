@@ -5,13 +5,13 @@
 //! the stack grows down, so an entry *above* the pending call's means that the thread has left it.
 
 use aya_ebpf::{
-    helpers::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_probe_read_user},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
     programs::{ProbeContext, RetProbeContext},
 };
-use leakprobe_common::{Call, Cookie, Counter, NO_REGISTER, Thread};
+use leakprobe_common::{Call, Counter, NO_REGISTER, Thread};
 
 use crate::{
-    block,
+    block, cookie,
     ledger::count,
     maps::closing,
     private_stack,
@@ -26,8 +26,6 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     if closing() {
         return 0;
     }
-    // SAFETY: the context is the program's own.
-    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.regs.cast()) });
     let registers = Registers::new(ctx.regs);
     count(Counter::AllocationsEntered);
     let thread = match thread::current() {
@@ -52,6 +50,10 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         }
         thread::abandon(ctx, thread);
     }
+    let Some(cookie) = cookie::of(ctx) else {
+        count(Counter::ProbeUnknown);
+        return 0;
+    };
     thread.cookie = cookie;
     thread.stack_pointer = stack_pointer;
     thread.size = match cookie.count() {

@@ -55,6 +55,13 @@ fn create(tgid: u32, tid: u32) -> Result<&'static mut Thread, Missing> {
     Ok(thread)
 }
 
+/// Whether a process is profiled.
+#[inline(always)]
+pub fn is_target(tgid: u32) -> bool {
+    // SAFETY: only whether there is one is asked.
+    unsafe { TARGETS.get(tgid) }.is_some()
+}
+
 #[inline(always)]
 pub fn is_pending(thread: &Thread) -> bool {
     thread.cookie.0 != 0

@@ -17,6 +17,13 @@ use std::time::Duration;
 pub enum Invocation {
     /// Profile something.
     Profile(Options),
+    /// Tell what this machine offers.
+    Doctor {
+        /// Form of the answer.
+        format: Format,
+        /// File for the answer; `None`: standard output.
+        output: Option<PathBuf>,
+    },
     /// Be the small leaking program that `leakprobe demo` profiles.
     DemoVictim,
 }
@@ -59,6 +66,8 @@ pub enum AttachWith {
     Auto,
     /// By one perf event a probe, as on older kernels.
     PerfEvent,
+    /// As [`AttachWith::PerfEvent`], and without cookies, as before Linux 5.15.
+    PerfEventByAddress,
 }
 
 /// Where the reports go.
@@ -109,6 +118,12 @@ pub struct Options {
     pub attach_with: AttachWith,
 }
 
+/// Outstanding blocks that there is room for by default.
+pub const DEFAULT_MAX_BLOCKS: u32 = 2_097_152;
+
+/// Distinct stacks that there is room for by default.
+pub const DEFAULT_MAX_STACKS: u32 = 16_384;
+
 /// The shortest time from report to report.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -148,6 +163,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     let cli = Cli::try_parse_from(words).map_err(explain_stray_word)?;
     let subject = match (cli.mode, cli.what.pid, cli.what.command) {
+        (Some(Mode::Doctor), pids, command) if pids.is_empty() && command.is_empty() => {
+            return Ok(Invocation::Doctor { format: cli.output.format, output: cli.output.output });
+        }
         (Some(Mode::Demo), pids, command) if pids.is_empty() && command.is_empty() => Subject::Demo,
         (None, pids, command) if !pids.is_empty() && command.is_empty() => Subject::Pids(each_once(pids)),
         (None, pids, command) if pids.is_empty() && !command.is_empty() => Subject::Command(command),

@@ -16,4 +16,5 @@ pub mod symbolize;
 pub mod report;
 
 pub mod demo;
+pub mod doctor;
 pub mod sys;

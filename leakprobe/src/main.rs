@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use leakprobe::{
     cli::{self, DEMO_VICTIM, Invocation, Options, Subject},
-    demo,
+    demo, doctor,
     launch::LaunchError,
     session::{self, Begun},
 };
@@ -36,6 +36,9 @@ fn main() -> ExitCode {
 
 fn run(invocation: Invocation, begun: Begun) -> Result<u8> {
     match invocation {
+        Invocation::Doctor { format, output } => {
+            doctor::run(format, output.as_deref()).map(|usable| u8::from(!usable))
+        }
         Invocation::DemoVictim => {
             demo::run_victim(Duration::MAX);
             Ok(0)

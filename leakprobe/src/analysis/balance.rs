@@ -71,6 +71,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
             lost(Counter::BlockMapRefused),
             lost(Counter::ReadFault),
             lost(Counter::ThreadMapFull),
+            lost(Counter::ProbeUnknown),
         ],
         in_flight: snapshot.pending.calls,
     };
@@ -81,6 +82,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
             kept(Counter::FreeNull),
             kept(Counter::FreeNested),
             kept(Counter::FreeUnknown),
+            lost(Counter::FreeProbeUnknown),
         ],
         in_flight: 0,
     };

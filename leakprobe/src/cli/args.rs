@@ -1,6 +1,6 @@
 //! The options as clap reads them and shows them in its help.
 
-use super::{AttachWith, Format, MIN_INTERVAL, Placement};
+use super::{AttachWith, DEFAULT_MAX_BLOCKS, DEFAULT_MAX_STACKS, Format, MIN_INTERVAL, Placement};
 use crate::report::units::{UnitError, parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -27,7 +27,9 @@ Examples:
   A program from its first allocation on:
     sudo leakprobe -- ./server --flag
   See what a report looks like:
-    sudo leakprobe demo";
+    sudo leakprobe demo
+  See what this machine offers:
+    sudo leakprobe doctor";
 
 /// Find the line of code that owns the memory a running process does not give back.
 ///
@@ -38,7 +40,7 @@ Examples:
     name = "leakprobe",
     version,
     override_usage = "leakprobe [OPTIONS] --pid PID...\n       leakprobe [OPTIONS] -- COMMAND...\n       \
-                      leakprobe [OPTIONS] demo",
+                      leakprobe [OPTIONS] demo\n       leakprobe doctor",
     after_help = "Durations: 30s, 500ms, 5m, 1h30m; sizes: 4096, 64k, 1.5GiB. See --help for more.",
     after_long_help = EXAMPLES,
     disable_help_subcommand = true,
@@ -69,6 +71,13 @@ pub(super) enum Mode {
     /// Profile a small built-in program that leaks
     #[command(override_usage = "leakprobe demo [OPTIONS]")]
     Demo,
+    /// Tell what this machine offers, and whether leakprobe works here
+    ///
+    /// Probes what the kernel can do, and loads each of leakprobe's BPF programs once, with the time that it takes
+    /// and the instructions that the verifier goes through. Attaches nothing to any other process. Ends with 0 when
+    /// leakprobe can work here, else with 1.
+    #[command(override_usage = "leakprobe doctor [--format FORMAT] [--output FILE]")]
+    Doctor,
 }
 
 #[derive(Debug, Args)]
@@ -132,13 +141,13 @@ pub(super) struct Limits {
     /// Room for this many outstanding blocks
     ///
     /// Blocks beyond it are not recorded, and the report says how many those were.
-    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = 2_097_152, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_BLOCKS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_blocks: u32,
 
     /// Room for this many distinct stacks
     ///
     /// Blocks of stacks beyond it are recorded without a stack, and the report says how many those were.
-    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_STACKS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_stacks: u32,
 }
 

@@ -14,8 +14,11 @@ use aya::programs::{
 };
 use leakprobe_common::{Call, Cookie};
 
-use super::load::{self, Loaded, UprobePrograms};
-use crate::sys::bpf::{self, Point};
+use super::{
+    features::Mechanism,
+    load::{self, Loaded, UprobePrograms},
+};
+use crate::sys::bpf::{self, LinkKind, Point};
 
 /// A probe, planned to the byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +77,8 @@ pub fn attach(
         match &loaded.multi {
             Some(programs) => {
                 let program = role.of(programs).as_fd();
-                let link =
-                    bpf::link_uprobes(program, &bpf::fd_path(file), &points, pid, role == Role::Return)?;
+                let kind = if role == Role::Return { LinkKind::Return } else { LinkKind::Enter };
+                let link = bpf::link_uprobes(program, kind, &bpf::fd_path(file), &points, pid)?;
                 attachment.links.push(Link::Multi { _fd: link });
             }
             None => {
@@ -94,6 +97,7 @@ fn attach_one_by_one(
     pid: u32,
     points: &[Point],
 ) -> Result<Vec<Link>> {
+    let carries_cookie = loaded.mechanism != Mechanism::PerfEventByAddress;
     let program: &mut UProbe = load::program(&mut loaded.ebpf, name)?;
     let path = PathBuf::from(bpf::fd_path(file).to_string_lossy().into_owned());
     let pid = NonZeroU32::new(pid).context("process 0 cannot be probed")?;
@@ -102,7 +106,7 @@ fn attach_one_by_one(
         .map(|point| {
             let location = UProbeAttachLocation::AbsoluteOffset(point.file_offset);
             let id = program.attach(
-                UProbeAttachPoint { location, cookie: Some(point.cookie) },
+                UProbeAttachPoint { location, cookie: carries_cookie.then_some(point.cookie) },
                 &path,
                 UProbeScope::OneProcess(pid),
             )?;

@@ -1,24 +1,31 @@
 //! Loading the BPF object: aya makes the maps and the tracepoint programs; the uprobe programs are loaded
 //! for multi-uprobe links where the kernel has them, which aya 0.14 does not do.
 
+mod object;
+
 use std::{
-    collections::HashMap,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
-use super::features::Mechanism;
-use crate::sys::bpf::{self, UprobeProgram};
+use self::object::Relocated;
+use super::{cookies, features::Mechanism};
+use crate::sys::{bpf::program::UPROBE_MULTI, limits::LockedMemory};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData},
-    programs::{Program, RawTracePoint, UProbe},
+    programs::{Program, ProgramError, RawTracePoint, TracePoint, UProbe},
 };
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.bpf.o");
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.aarch64.bpf.o");
+
+/// The programs on the tracepoints of the mmap family.
+const TRACEPOINT_PROGRAMS: [&str; 5] =
+    ["munmap_enter", "mremap_enter", "brk_enter", "mmap_enter", "range_exit"];
 
 /// What the user may set before loading.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +61,9 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The uprobe programs loaded for multi-uprobe links; `None` where aya's own are used.
     pub multi: Option<UprobePrograms<OwnedFd>>,
+    /// How probes are attached.
+    pub mechanism: Mechanism,
+    globals: Globals,
 }
 
 impl Loaded {
@@ -99,50 +109,128 @@ pub fn program_names(floor: bool) -> UprobePrograms<&'static str> {
 /// # Errors
 /// What the kernel or its verifier said.
 pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
-    let globals = Globals::new(settings);
+    let _limit = LockedMemory::unlimited();
+    let globals = Globals::new(settings, mechanism);
+    let mut ebpf = create(settings, &globals)?;
+    for name in ["process_exec", "thread_exit"] {
+        let tracepoint = if name == "process_exec" { "sched_process_exec" } else { "sched_process_exit" };
+        load_one::<RawTracePoint>(&mut ebpf, &globals, name, RawTracePoint::load)?;
+        program::<RawTracePoint>(&mut ebpf, name)?
+            .attach(tracepoint)
+            .with_context(|| format!("failed to attach {name} to the raw tracepoint {tracepoint}"))?;
+    }
+    let names = program_names(settings.floor);
+    let multi = match mechanism {
+        Mechanism::Multi => {
+            let object = Relocated::new(&ebpf, &globals)?;
+            Some(UprobePrograms {
+                allocate_enter: object.load(names.allocate_enter, UPROBE_MULTI)?,
+                allocate_return: object.load(names.allocate_return, UPROBE_MULTI)?,
+                free_enter: object.load(names.free_enter, UPROBE_MULTI)?,
+            })
+        }
+        Mechanism::PerfEvent | Mechanism::PerfEventByAddress => {
+            for name in [names.allocate_enter, names.allocate_return, names.free_enter] {
+                if program::<UProbe>(&mut ebpf, name)?.fd().is_err() {
+                    load_one::<UProbe>(&mut ebpf, &globals, name, UProbe::load)?;
+                }
+            }
+            None
+        }
+    };
+    Ok(Loaded { ebpf, multi, mechanism, globals })
+}
+
+impl Loaded {
+    /// Loads the tracepoint programs of the mmap family, to be attached by aya.
+    ///
+    /// # Errors
+    /// What the kernel or its verifier said.
+    pub fn load_tracepoints(&mut self) -> Result<()> {
+        let _limit = LockedMemory::unlimited();
+        for name in TRACEPOINT_PROGRAMS {
+            load_one::<TracePoint>(&mut self.ebpf, &self.globals, name, TracePoint::load)?;
+        }
+        Ok(())
+    }
+}
+
+/// Creates the maps.
+fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     loader
         // No program uses kernel types, and parsing the kernel's BTF takes longer than all the rest.
         .btf(None)
+        // A program that is refused is loaded once more by `Relocated`, for the verifier's words.
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("MIN_SIZE", &globals.min_size, true)
         .override_global("MAX_SIZE", &globals.max_size, true)
+        .override_global("COOKIES_BY_ADDRESS", &globals.cookies_by_address, true)
         .override_global("AYA_LOG_LEVEL", &globals.log_level, true)
+        .map_max_entries("COOKIES", if globals.cookies_by_address != 0 { cookies::ROOM } else { 1 })
         .map_max_entries("BLOCKS", settings.max_blocks)
         .map_max_entries("STACKS", settings.max_stacks)
         // One more: blocks whose stack was not kept have a site, too.
         .map_max_entries("SITES", settings.max_stacks.saturating_add(1));
     // The error's text holds those of its sources already.
-    let mut ebpf = loader.load(OBJECT).map_err(|error| {
+    loader.load(OBJECT).map_err(|error| {
         anyhow!(
             "failed to load the BPF object: {error}; if the kernel has too little memory for its maps, lower \
              --max-blocks ({}) or --max-stacks ({})",
             settings.max_blocks,
             settings.max_stacks
         )
-    })?;
-    for name in ["process_exec", "thread_exit"] {
-        let tracepoint = if name == "process_exec" { "sched_process_exec" } else { "sched_process_exit" };
-        let program: &mut RawTracePoint = program(&mut ebpf, name)?;
-        program.load().with_context(|| format!("failed to load the BPF program {name}"))?;
-        program
-            .attach(tracepoint)
-            .with_context(|| format!("failed to attach {name} to the raw tracepoint {tracepoint}"))?;
-    }
-    let names = program_names(settings.floor);
-    let multi = match mechanism {
-        Mechanism::Multi => Some(load_multi(&ebpf, &globals, &names)?),
-        Mechanism::PerfEvent => {
-            for name in [names.allocate_enter, names.allocate_return, names.free_enter] {
-                let program: &mut UProbe = program(&mut ebpf, name)?;
-                if program.fd().is_err() {
-                    program.load().with_context(|| format!("failed to load the BPF program {name}"))?;
-                }
-            }
-            None
+    })
+}
+
+/// Has aya load a program; when it is refused, the error has the verifier's words.
+fn load_one<P>(
+    ebpf: &mut Ebpf,
+    globals: &Globals,
+    name: &str,
+    load: impl FnOnce(&mut P) -> Result<(), ProgramError>,
+) -> Result<()>
+where
+    for<'a> &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    match load(program::<P>(ebpf, name)?) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            Relocated::new(ebpf, globals)?.load(name, 0)?;
+            Err(error).with_context(|| format!("failed to load the BPF program {name}"))
         }
-    };
-    Ok(Loaded { ebpf, multi })
+    }
+}
+
+/// What the kernel makes of one program.
+#[derive(Debug)]
+pub struct Trial {
+    /// Its name in the object.
+    pub name: &'static str,
+    /// Instructions that the verifier went through, and the time that loading took; or why it was refused.
+    pub outcome: Result<(Option<u64>, Duration)>,
+}
+
+/// Loads each program that a session may need, one after the other, and attaches none.
+///
+/// # Errors
+/// When the maps could not be made.
+pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> {
+    let _limit = LockedMemory::unlimited();
+    let globals = Globals::new(settings, mechanism);
+    let ebpf = create(settings, &globals)?;
+    let object = Relocated::new(&ebpf, &globals)?;
+    let names = program_names(settings.floor);
+    let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
+    let all = [names.allocate_enter, names.allocate_return, names.free_enter].map(|name| (name, uprobes));
+    let all = all.into_iter().chain(["process_exec", "thread_exit"].map(|name| (name, 0)));
+    let all = all.chain(TRACEPOINT_PROGRAMS.map(|name| (name, 0)));
+    Ok(all
+        .map(|(name, attach_type)| {
+            let loaded = object.load_measured(name, attach_type);
+            Trial { name, outcome: loaded.map(|(_, cost)| (cost.instructions, cost.time)) }
+        })
+        .collect())
 }
 
 /// One of aya's programs by name.
@@ -153,65 +241,33 @@ where
     Ok(ebpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?.try_into()?)
 }
 
+/// The constants that the verifier sees.
 struct Globals {
     min_size: u64,
     max_size: u64,
+    cookies_by_address: u32,
     log_level: u8,
 }
 
 impl Globals {
-    fn new(settings: &Settings) -> Self {
+    fn new(settings: &Settings, mechanism: Mechanism) -> Self {
         Self {
             min_size: settings.min_size,
             max_size: settings.max_size,
+            cookies_by_address: (mechanism == Mechanism::PerfEventByAddress).into(),
             // 0 switches aya-log off before the verifier sees it: the programs then contain no trace of it.
             log_level: if settings.diagnostics { aya_log::Level::Debug as u8 } else { 0 },
         }
     }
-}
 
-/// Loads the uprobe programs a second way: parsed by aya, their maps the ones that aya made, but loaded
-/// with the attach type that multi-uprobe links demand.
-fn load_multi(
-    ebpf: &Ebpf,
-    globals: &Globals,
-    names: &UprobePrograms<&'static str>,
-) -> Result<UprobePrograms<OwnedFd>> {
-    let mut object = aya_obj::Object::parse(OBJECT).context("failed to parse the BPF object")?;
-    let (min_size, max_size) = (globals.min_size.to_ne_bytes(), globals.max_size.to_ne_bytes());
-    object.patch_map_data(HashMap::from([
-        ("MIN_SIZE", (&min_size[..], true)),
-        ("MAX_SIZE", (&max_size[..], true)),
-        ("AYA_LOG_LEVEL", (std::slice::from_ref(&globals.log_level), true)),
-    ]))?;
-    let definitions = std::mem::take(&mut object.maps);
-    let fds: HashMap<&str, i32> =
-        ebpf.maps().filter_map(|(name, map)| Some((name, map_data(map)?.fd().as_fd().as_raw_fd()))).collect();
-    let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
-    object
-        .relocate_maps(
-            definitions.iter().filter_map(|(name, map)| Some((name.as_str(), *fds.get(name.as_str())?, map))),
-            &text_sections,
-        )
-        .context("failed to relocate the BPF object's maps")?;
-    object.relocate_calls(&text_sections).context("failed to relocate the BPF object's calls")?;
-    object.sanitize_functions(aya::features());
-    let load = |name: &'static str| -> Result<OwnedFd> {
-        let program =
-            object.programs.get(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
-        let function = &object.functions[&program.function_key()];
-        bpf::load_uprobe_multi(&UprobeProgram {
-            name,
-            instructions: &function.instructions,
-            license: &program.license,
-        })
-        .with_context(|| format!("failed to load the BPF program {name}"))
-    };
-    Ok(UprobePrograms {
-        allocate_enter: load(names.allocate_enter)?,
-        allocate_return: load(names.allocate_return)?,
-        free_enter: load(names.free_enter)?,
-    })
+    fn bytes(&self) -> [(&'static str, Vec<u8>); 4] {
+        [
+            ("MIN_SIZE", self.min_size.to_ne_bytes().to_vec()),
+            ("MAX_SIZE", self.max_size.to_ne_bytes().to_vec()),
+            ("COOKIES_BY_ADDRESS", self.cookies_by_address.to_ne_bytes().to_vec()),
+            ("AYA_LOG_LEVEL", vec![self.log_level]),
+        ]
+    }
 }
 
 /// The data behind a map of any kind that the object has.

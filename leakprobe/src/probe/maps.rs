@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
 };
-use leakprobe_common::{Block, BlockKey, COUNTERS, Counter, Stack, Target, Thread};
+use leakprobe_common::{Block, BlockKey, COUNTERS, Cookie, Counter, ProbeKey, Stack, Target, Thread};
 
 use super::load::map_data;
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
 /// The maps of a loaded object.
 pub struct Maps {
     targets: BpfHashMap<MapData, u32, Target>,
+    cookies: BpfHashMap<MapData, ProbeKey, u64>,
     stacks: BpfHashMap<MapData, u64, Stack>,
     ledger: PerCpuArray<MapData, u64>,
     closing: Array<MapData, u32>,
@@ -44,6 +45,7 @@ impl Maps {
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
         let maps = Self {
             targets: BpfHashMap::try_from(map("TARGETS")?)?,
+            cookies: BpfHashMap::try_from(map("COOKIES")?)?,
             stacks: BpfHashMap::try_from(map("STACKS")?)?,
             ledger: PerCpuArray::try_from(map("LEDGER")?)?,
             // The section of zeroed globals holds one, CLOSING.
@@ -67,6 +69,16 @@ impl Maps {
         self.targets
             .insert(tgid, Target::default(), 0)
             .with_context(|| format!("failed to register process {tgid} with the BPF programs"))
+    }
+
+    /// Tells the programs what is probed where, in the order given; see [`super::cookies`].
+    pub fn set_cookies(&mut self, entries: Vec<(ProbeKey, Cookie)>) -> Result<()> {
+        for (key, cookie) in entries {
+            self.cookies.insert(key, cookie.0, 0).with_context(|| {
+                format!("failed to tell the BPF programs of a probe in process {}", key.tgid)
+            })?;
+        }
+        Ok(())
     }
 
     /// Tells the programs where a target's page of return-probe trampolines is.

@@ -2,6 +2,7 @@
 
 pub mod assign;
 pub mod attach;
+pub mod cookies;
 pub mod features;
 pub mod load;
 pub mod maps;

@@ -127,12 +127,26 @@ fn words(name: &str) -> Option<Words> {
             "not recorded: too many threads were inside the allocator at once",
             "profile fewer processes at a time",
         ),
+        "probe_unknown" => loss(
+            "lost (probe not known yet)",
+            "allocation",
+            "not recorded: this kernel's probes carry no cookie, and where the allocator was mapped anew was not \
+             known yet",
+            "nothing to set; Linux 5.15 and later lose none in this way",
+        ),
         "not_a_target" => plain("by processes not profiled"),
         "frees_entered" => plain("frees"),
         "freed" => plain("freed"),
         "free_null" => plain("free(NULL)"),
         "free_nested" => plain("inside a realloc"),
         "free_unknown" => plain("of blocks not recorded"),
+        "free_probe_unknown" => loss(
+            "lost (probe not known yet)",
+            "free",
+            "not seen: this kernel's probes carry no cookie, and where the allocator was mapped anew was not known \
+             yet; those blocks are shown as outstanding",
+            "nothing to set; Linux 5.15 and later lose none in this way",
+        ),
         "realloc_taken" => plain("taken by realloc"),
         "realloc_restored" => plain("put back by a failed realloc"),
         "realloc_restore_lost" => loss(

@@ -10,6 +10,7 @@ use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant
 use anyhow::{Result, bail};
 use aya::maps::{MapData, RingBuf};
 
+pub use self::watched::kernel_is_hazardous;
 use self::{output::Output, watched::Watched};
 use crate::{
     analysis::{balance::OwnCounts, sites::Analyst},
@@ -20,6 +21,7 @@ use crate::{
     probe::{
         assign::Freedom,
         attach,
+        cookies::Cookies,
         features::{self, Mechanism},
         load::{self, Loaded, Settings},
         maps::Maps,
@@ -44,6 +46,8 @@ pub struct Session {
     maps: Maps,
     events: Option<RingBuf<MapData>>,
     watched: Vec<Watched>,
+    /// Where probes carry no cookie.
+    cookies: Option<Cookies>,
     objects: ObjectCache,
     symbolizer: Symbolizer,
     analyst: Analyst,
@@ -64,11 +68,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Checks the machine, opens the output, and loads the BPF programs; nothing is probed yet.
+    /// Opens the output, and loads the BPF programs; nothing is probed yet.
     pub fn prepare(options: Options) -> Result<Self> {
-        if let Some(refusal) = features::refusal_here() {
-            bail!(refusal);
-        }
         let output = Output::open(&options)?;
         let settings = Settings {
             min_size: options.min_size.unwrap_or(0),
@@ -81,7 +82,15 @@ impl Session {
         let mechanism = match options.attach_with {
             AttachWith::Auto => features::mechanism(),
             AttachWith::PerfEvent => Mechanism::PerfEvent,
+            AttachWith::PerfEventByAddress => Mechanism::PerfEventByAddress,
         };
+        if mechanism == Mechanism::PerfEventByAddress && options.verbose {
+            eprintln!(
+                "leakprobe: kernel {} gives probes no cookies: they are told apart by their addresses, which is a \
+                 little slower (`leakprobe doctor` says more)",
+                features::release()
+            );
+        }
         let mut loaded = load::load(&settings, mechanism)?;
         let (maps, events) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
@@ -92,6 +101,7 @@ impl Session {
             maps,
             events: Some(events),
             watched: Vec::new(),
+            cookies: (mechanism == Mechanism::PerfEventByAddress).then(Cookies::default),
             objects: ObjectCache::new(),
             symbolizer: Symbolizer::new(),
             analyst: Analyst::new(now),
@@ -153,8 +163,18 @@ impl Session {
         }
         let Some(found) = watched.scan(&mut self.objects)? else { return Ok(false) };
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
-        for object in found {
-            watched.probe(&mut self.loaded, &object, freedom, floor)?;
+        let planned = watched.plan(&found, freedom);
+        if let Some(cookies) = &mut self.cookies {
+            for object in &planned {
+                cookies.learn(watched.pid(), object.id, &object.probes);
+            }
+            // Anew at each look: what is ambiguous depends on where it is mapped.
+            if let Some(space) = watched.space_now() {
+                self.maps.set_cookies(cookies.entries(watched.pid(), space))?;
+            }
+        }
+        for object in planned {
+            watched.probe(&mut self.loaded, object, floor)?;
         }
         Ok(true)
     }
@@ -162,7 +182,7 @@ impl Session {
     /// With `--mmap`: follows the mmap family from now on.
     fn follow_ranges(&mut self) -> Result<()> {
         if self.ranges.is_some() {
-            self.range_links = crate::probe::ranges::attach(&mut self.loaded.ebpf)?;
+            self.range_links = crate::probe::ranges::attach(&mut self.loaded)?;
         }
         Ok(())
     }
@@ -313,6 +333,9 @@ pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
 
 /// Starts a program, runs a session over it, and returns its exit code.
 pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Result<u8> {
+    if let Some(refusal) = features::refusal_here() {
+        bail!(refusal);
+    }
     let mut session = Session::prepare(options)?;
     let held = launch::start(command)?;
     limits::raise_open_files();

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::AsFd as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use leakprobe_common::Stack;
 use crate::{
     probe::{
         assign::{self, Freedom},
-        attach::{self, Attachment},
+        attach::{self, Attachment, PlannedProbe},
         features,
         load::Loaded,
         plan::Arch,
@@ -25,7 +26,7 @@ use crate::{
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
-        space::{AddressSpace, Backing},
+        space::{AddressSpace, Backing, FileId, Object},
     },
 };
 
@@ -53,6 +54,16 @@ pub struct Watched {
     trampoline: u64,
     cut: Option<String>,
     failures: Vec<String>,
+}
+
+/// An object with the probes chosen for it.
+pub struct PlannedObject {
+    /// The object's identity.
+    pub id: FileId,
+    /// Its probes.
+    pub probes: Vec<PlannedProbe>,
+    object: Arc<Object>,
+    rows: Vec<ProbeRow>,
 }
 
 impl Watched {
@@ -182,17 +193,20 @@ impl Watched {
         self.look_wanted.then(|| self.looked.map_or_else(Instant::now, |at| at + BETWEEN_LOOKS))
     }
 
-    /// Puts probes into an object.
-    pub fn probe(
-        &mut self,
-        loaded: &mut Loaded,
-        found: &FoundObject,
-        freedom: Freedom,
-        floor: bool,
-    ) -> Result<()> {
+    /// Chooses the probes of objects.
+    pub fn plan(&self, found: &[FoundObject], freedom: Freedom) -> Vec<PlannedObject> {
+        let plan = |found: &FoundObject| {
+            let (probes, rows) = assign::assign(self.pid(), found, freedom).into_iter().unzip();
+            PlannedObject { id: found.object.id, object: Arc::clone(&found.object), probes, rows }
+        };
+        found.iter().map(plan).collect()
+    }
+
+    /// Puts its probes into an object.
+    pub fn probe(&mut self, loaded: &mut Loaded, planned: PlannedObject, floor: bool) -> Result<()> {
         let pid = self.pid();
-        let Ok(file) = &found.object.file else { return Ok(()) };
-        let (probes, rows): (Vec<_>, Vec<_>) = assign::assign(pid, found, freedom).into_iter().unzip();
+        let PlannedObject { object, probes, rows, .. } = planned;
+        let Ok(file) = &object.file else { return Ok(()) };
         match attach::attach(loaded, floor, file.as_fd(), pid, &probes) {
             Ok(attachment) => {
                 self.attachments.push(attachment);
@@ -203,8 +217,7 @@ impl Watched {
                 let ended = self.process.has_ended().unwrap_or(true);
                 let points: Vec<String> =
                     rows.iter().map(|row| format!("{}+{}", row.symbols[0], row.symbol_offset)).collect();
-                let object =
-                    crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
+                let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
                 let what = format!(
                     "failed to attach uprobes {} in {object} of process {pid}{}",
                     points.join(", "),
@@ -241,6 +254,11 @@ impl Watched {
     /// What was mapped in a generation.
     pub fn space(&self, generation: u32) -> Option<&AddressSpace> {
         self.spaces.get(&generation)
+    }
+
+    /// What its present program has mapped, as of the last look.
+    pub fn space_now(&self) -> Option<&AddressSpace> {
+        self.space(self.generation)
     }
 
     /// Its row in the report's head, after one more look at what it uses.

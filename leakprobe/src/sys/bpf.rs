@@ -1,13 +1,15 @@
 //! Operations of bpf(2) that aya 0.14 has no call for: batches of map elements, multi-uprobe links and
 //! programs loaded for them, links of perf events, and a program's own statistics.
 
+pub mod program;
+
 use std::{
     ffi::{CStr, CString},
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info};
 
 /// Issues a command of bpf(2) and returns its non-negative result.
 fn command(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i64> {
@@ -28,6 +30,21 @@ fn zeroed() -> bpf_attr {
 fn owned(fd: i64) -> OwnedFd {
     // SAFETY: the command just returned this new descriptor, which nobody else owns.
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// Creates a map.
+///
+/// # Errors
+/// What the kernel said: `EINVAL` for a type that it does not know, `EPERM` where the limit on locked memory holds.
+pub fn create_map(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    // SAFETY: this variant of the zeroed union is the one that BPF_MAP_CREATE reads.
+    let create = unsafe { &mut attributes.__bindgen_anon_1 };
+    create.map_type = kind as u32;
+    create.key_size = key;
+    create.value_size = value;
+    create.max_entries = entries;
+    command(bpf_cmd::BPF_MAP_CREATE, &mut attributes).map(owned)
 }
 
 /// How one call of [`lookup_batch`] ended.
@@ -97,6 +114,15 @@ pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<b
     found(command(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes))
 }
 
+/// Sets the value of a key.
+pub fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    command(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
 /// Deletes a key; `false` when it was not there.
 pub fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
     let mut attributes = zeroed();
@@ -113,60 +139,6 @@ fn found(result: io::Result<i64>) -> io::Result<bool> {
     }
 }
 
-/// A uprobe program to be loaded for multi-uprobe links, its map references already resolved.
-pub struct UprobeProgram<'a> {
-    /// Shown by `bpftool prog`; cut at 15 bytes.
-    pub name: &'a str,
-    /// The code.
-    pub instructions: &'a [bpf_insn],
-    /// The licence that the program declares.
-    pub license: &'a CStr,
-}
-
-/// Loads a program for `BPF_TRACE_UPROBE_MULTI` links.
-///
-/// # Errors
-/// What the kernel said, with the verifier's log where it wrote one.
-pub fn load_uprobe_multi(program: &UprobeProgram<'_>) -> io::Result<OwnedFd> {
-    let attempt = |log: &mut [u8]| {
-        let mut attributes = zeroed();
-        // SAFETY: this variant of the zeroed union is the one that BPF_PROG_LOAD reads.
-        let load = unsafe { &mut attributes.__bindgen_anon_3 };
-        load.prog_type = bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32;
-        load.expected_attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
-        load.insns = program.instructions.as_ptr() as u64;
-        load.insn_cnt = program.instructions.len() as u32;
-        load.license = program.license.as_ptr() as u64;
-        for (to, from) in load.prog_name.iter_mut().take(15).zip(program.name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        if !log.is_empty() {
-            load.log_level = 1;
-            load.log_buf = log.as_mut_ptr() as u64;
-            load.log_size = log.len() as u32;
-        }
-        command(bpf_cmd::BPF_PROG_LOAD, &mut attributes)
-    };
-    match attempt(&mut []) {
-        Ok(fd) => Ok(owned(fd)),
-        Err(first) => {
-            // Asked for only now: writing the log is slow.
-            let mut log = vec![0; 1 << 20];
-            let error = match attempt(&mut log) {
-                Ok(fd) => return Ok(owned(fd)),
-                Err(error) => error,
-            };
-            let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
-            let last: Vec<_> = text.trim_end().lines().rev().take(8).collect();
-            if last.is_empty() {
-                return Err(first);
-            }
-            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            Err(io::Error::new(error.kind(), format!("{error}; the verifier said:\n{last}")))
-        }
-    }
-}
-
 /// One probed instruction of a multi-uprobe link.
 #[derive(Clone, Copy, Debug)]
 pub struct Point {
@@ -176,18 +148,39 @@ pub struct Point {
     pub cookie: u64,
 }
 
+/// When the program of a multi-uprobe link runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// At the probed instruction (Linux 6.6).
+    Enter,
+    /// When the function that begins there returns (Linux 6.6).
+    Return,
+    /// At both; the first run decides whether there is a second (Linux 6.13).
+    Session,
+}
+
+impl LinkKind {
+    /// What its program must be loaded for.
+    pub fn attach_type(self) -> u32 {
+        match self {
+            Self::Enter | Self::Return => program::UPROBE_MULTI,
+            Self::Session => program::UPROBE_SESSION,
+        }
+    }
+}
+
 /// Puts a program at many places of one object, for one process, through one link. The kernel registers
 /// the points in the order given. Dropping the link removes all of them.
 ///
 /// # Errors
 /// `EBADF` when `path` is no regular file (and so proof that the kernel has such links), `ESRCH` when the
-/// process is gone, `EINVAL` on kernels before 6.6.
+/// process is gone, `EINVAL` on kernels that have no such links.
 pub fn link_uprobes(
     program: BorrowedFd<'_>,
+    kind: LinkKind,
     path: &CStr,
     points: &[Point],
     pid: u32,
-    at_return: bool,
 ) -> io::Result<OwnedFd> {
     let offsets: Vec<u64> = points.iter().map(|point| point.file_offset).collect();
     let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
@@ -196,13 +189,13 @@ pub fn link_uprobes(
     unsafe {
         let create = &mut attributes.link_create;
         create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-        create.attach_type = bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32;
+        create.attach_type = kind.attach_type();
         let multi = &mut create.__bindgen_anon_3.uprobe_multi;
         multi.path = path.as_ptr() as u64;
         multi.offsets = offsets.as_ptr() as u64;
         multi.cookies = cookies.as_ptr() as u64;
         multi.cnt = points.len() as u32;
-        multi.flags = u32::from(at_return); // BPF_F_UPROBE_MULTI_RETURN
+        multi.flags = u32::from(kind == LinkKind::Return); // BPF_F_UPROBE_MULTI_RETURN
         multi.pid = pid;
     }
     command(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(owned)

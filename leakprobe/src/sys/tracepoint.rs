@@ -1,4 +1,4 @@
-//! Perf events for tracepoints, found without a mounted tracefs.
+//! Tracepoints by name, found without a mounted tracefs.
 
 use std::{
     fs::File,
@@ -54,43 +54,7 @@ impl TraceFs {
     }
 }
 
-/// Opens a perf event for a tracepoint, for all processes. A program linked to it runs on every CPU,
-/// whichever one the event is opened for.
-pub fn open_event(id: u64) -> io::Result<OwnedFd> {
-    const PERF_TYPE_TRACEPOINT: u32 = 2;
-    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
-    /// `struct perf_event_attr`, first published version.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attributes {
-        kind: u32,
-        size: u32,
-        config: u64,
-        sample_period: u64,
-        sample_type: u64,
-        read_format: u64,
-        flags: u64,
-        wakeup_events: u32,
-        bp_type: u32,
-        config1: u64,
-    }
-    let attributes = Attributes {
-        kind: PERF_TYPE_TRACEPOINT,
-        size: size_of::<Attributes>() as u32,
-        config: id,
-        sample_period: 1,
-        wakeup_events: 1,
-        ..Default::default()
-    };
-    descriptor(|| {
-        // SAFETY: the structure is as long as its `size` says, and outlives the call.
-        unsafe {
-            libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
-        }
-    })
-}
-
-fn descriptor(call: impl FnOnce() -> libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn descriptor(call: impl FnOnce() -> libc::c_long) -> io::Result<OwnedFd> {
     let fd = call();
     if fd < 0 {
         return Err(io::Error::last_os_error());

@@ -39,11 +39,6 @@ impl Kernel {
     pub fn image_package(&self) -> String {
         format!("linux-image-cloud-{}", debian_name(self.architecture))
     }
-
-    /// The package that depends on the headers of the same kernel.
-    pub fn headers_package(&self) -> String {
-        format!("linux-headers-cloud-{}", debian_name(self.architecture))
-    }
 }
 
 /// Debian's name of an architecture.
@@ -64,6 +59,5 @@ mod tests {
         let error = Kernel::named("4.19").expect_err("there is none");
         assert_eq!(error, "there is no kernel 4.19 in the matrix; there are 5.10, 6.1, 6.12, 7.x, arm64-6.1");
         assert_eq!(KERNELS[4].image_package(), "linux-image-cloud-arm64");
-        assert_eq!(KERNELS[0].headers_package(), "linux-headers-cloud-amd64");
     }
 }

@@ -1,0 +1,261 @@
+//! What was found out, in words: a function of the facts.
+
+use super::facts::{Facts, ProgramFact};
+use crate::{
+    probe::features::{Features, Mechanism},
+    report::units::count,
+    target::seccomp,
+};
+
+/// The whole answer, line by line.
+pub fn lines(facts: &Facts) -> Vec<String> {
+    let mut lines = vec![
+        format!("leakprobe {} on Linux {} ({})", facts.version, facts.kernel, facts.arch),
+        String::new(),
+        verdict(facts),
+        String::new(),
+    ];
+    match &facts.features {
+        Some(features) => {
+            lines.push("What this kernel offers:".to_owned());
+            lines.extend(rows(features).into_iter().map(|row| row.line()));
+        }
+        None => {
+            lines.push("What this kernel offers was not asked: that takes the same privileges.".to_owned())
+        }
+    }
+    lines.extend([String::new(), seccomp_line(facts.seccomp_hazard)]);
+    if !facts.programs.is_empty() {
+        lines.push(String::new());
+        lines.push("leakprobe's BPF programs, each loaded just now:".to_owned());
+        lines.push(format!("  {:<16} {:>12} {:>9}", "", "instructions", "ms"));
+        lines.extend(facts.programs.iter().flat_map(program_lines));
+        lines.push("  (instructions that the verifier went through; its limit is 1,000,000)".to_owned());
+    }
+    lines
+}
+
+fn verdict(facts: &Facts) -> String {
+    let how = match facts.mechanism() {
+        Some(Mechanism::Multi) => "probes go in and out many at a time",
+        Some(Mechanism::PerfEvent) => "probes go in and out one by one",
+        Some(Mechanism::PerfEventByAddress) => {
+            "probes go in and out one by one, and are told apart by their addresses"
+        }
+        None => "",
+    };
+    match &facts.refusal {
+        None => format!("leakprobe works here (--pid, -- COMMAND, demo): {how}."),
+        Some(refusal) => format!("leakprobe does not work here: {refusal}"),
+    }
+}
+
+/// A feature, and what follows.
+struct Row {
+    name: &'static str,
+    there: bool,
+    follows: &'static str,
+}
+
+impl Row {
+    fn line(&self) -> String {
+        let answer = if self.there { "yes" } else { "no" };
+        format!("  {:<28} {answer:<4} {}", self.name, self.follows).trim_end().to_owned()
+    }
+}
+
+fn rows(features: &Features) -> Vec<Row> {
+    let row = |name, there: bool, yes, no| Row { name, there, follows: if there { yes } else { no } };
+    const UNUSED: &str = "not needed by this version of leakprobe";
+    vec![
+        row("uprobes", features.uprobes, "", "nothing can be probed"),
+        row("ring buffer", features.ring_buffer, "", "leakprobe does not start (Linux 5.8 has it)"),
+        row(
+            "map batch operations",
+            features.batch,
+            "",
+            "maps are read key by key: reports of many blocks take longer (Linux 5.6 has them)",
+        ),
+        row(
+            "probe cookies",
+            features.cookies,
+            "",
+            "probes are told apart by their addresses: a little slower; where two of a process share a page \
+             offset, calls right after an exec or a dlopen can be lost, and are counted (Linux 5.15 has them)",
+        ),
+        row(
+            "perf-event links",
+            features.perf_links,
+            "",
+            "programs are attached to perf events directly, without cookies (Linux 5.15 has them)",
+        ),
+        row(
+            "multi-uprobe links",
+            features.multi_links,
+            "",
+            "probes are attached one by one: about 0.1 s each to detach, though several at once (Linux 6.6 has them)",
+        ),
+        row(
+            "  for all threads",
+            features.multi_filters_processes,
+            "",
+            if features.multi_links {
+                "such links would miss all threads but one, so probes are attached one by one (Linux 6.11 is right)"
+            } else {
+                ""
+            },
+        ),
+        row("tracepoints", features.tracepoints, "", "--mmap does not work"),
+        row(
+            "maps are locked memory",
+            features.maps_are_locked_memory,
+            "leakprobe lifts its limit on locked memory (ulimit -l), which takes CAP_SYS_RESOURCE",
+            "",
+        ),
+        row("session uprobes", features.session_links, UNUSED, UNUSED),
+        row("bpf_loop", features.bpf_loop, UNUSED, UNUSED),
+        row("kernel BTF", features.kernel_btf, UNUSED, UNUSED),
+        row("BTF tracepoints", features.btf_tracepoints, UNUSED, UNUSED),
+        row("kprobes", features.kprobes, UNUSED, UNUSED),
+        row("fentry", features.fentry, UNUSED, UNUSED),
+        row("fexit", features.fexit, UNUSED, UNUSED),
+    ]
+}
+
+fn seccomp_line(hazard: bool) -> String {
+    if hazard {
+        format!(
+            "Processes with a seccomp filter, as in most containers: refused, unless {} is given. A return probe \
+             may kill such a process on this kernel; 6.12.14, 6.13.3 and 6.14 are the first that are right again.",
+            seccomp::OVERRIDE
+        )
+    } else {
+        "Processes with a seccomp filter, as in most containers: return probes do not endanger them on this kernel."
+            .to_owned()
+    }
+}
+
+fn program_lines(program: &ProgramFact) -> Vec<String> {
+    let ProgramFact { name, instructions, load_ms, error } = program;
+    match (load_ms, error) {
+        (Some(load_ms), None) => {
+            let instructions = instructions.map_or_else(|| "not known".to_owned(), count);
+            vec![format!("  {name:<16} {instructions:>12} {load_ms:>9.1}")]
+        }
+        (_, error) => {
+            let error = error.as_deref().unwrap_or("not loaded");
+            let mut lines = vec![format!("  {name:<16} refused")];
+            lines.extend(error.lines().map(|line| format!("    {line}")));
+            lines
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(features: Features) -> Facts {
+        Facts {
+            version: "0.1.0".into(),
+            kernel: "6.1.0-56-cloud-amd64".into(),
+            arch: "x86_64".into(),
+            features: Some(features),
+            usable: true,
+            refusal: None,
+            seccomp_hazard: false,
+            programs: vec![ProgramFact {
+                name: "free_enter".into(),
+                instructions: Some(4711),
+                load_ms: Some(1.25),
+                error: None,
+            }],
+        }
+    }
+
+    /// Linux 6.1's.
+    const OLDER: Features = Features {
+        uprobes: true,
+        ring_buffer: true,
+        batch: true,
+        cookies: true,
+        perf_links: true,
+        multi_links: false,
+        multi_filters_processes: false,
+        session_links: false,
+        tracepoints: true,
+        kernel_btf: true,
+        btf_tracepoints: true,
+        kprobes: true,
+        fentry: true,
+        fexit: true,
+        bpf_loop: true,
+        maps_are_locked_memory: false,
+    };
+
+    #[test]
+    fn an_older_kernel_gets_a_reason_for_what_is_slower() {
+        insta::assert_snapshot!(lines(&facts(OLDER)).join("\n"), @"");
+    }
+
+    #[test]
+    fn the_oldest_kernel_is_told_what_can_be_lost() {
+        let features = Features { cookies: false, perf_links: false, maps_are_locked_memory: true, ..OLDER };
+        let text = lines(&facts(features)).join("\n");
+        for part in [
+            "one by one, and are told apart by their addresses.",
+            "probe cookies                no   probes are told apart by their addresses: a little slower;",
+            "maps are locked memory       yes  leakprobe lifts its limit",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn links_that_miss_threads_are_not_used() {
+        let features = Features { multi_links: true, ..OLDER };
+        let text = lines(&facts(features)).join("\n");
+        assert!(text.contains("  for all threads            no   such links would miss"), "{text}");
+        assert!(
+            text.contains("works here (--pid, -- COMMAND, demo): probes go in and out one by one."),
+            "{text}"
+        );
+        let features = Features { multi_filters_processes: true, ..features };
+        let text = lines(&facts(features)).join("\n");
+        assert!(text.contains("demo): probes go in and out many at a time."), "{text}");
+    }
+
+    #[test]
+    fn a_refused_program_is_told_in_the_verifiers_words() {
+        let mut facts = facts(OLDER);
+        let error = "failed to load the BPF program free_enter: EINVAL; the verifier said:\n0: (95) exit\nR0 !read_ok";
+        facts.programs[0] = ProgramFact {
+            name: "free_enter".into(),
+            instructions: None,
+            load_ms: None,
+            error: Some(error.into()),
+        };
+        (facts.usable, facts.refusal) = (false, Some(error.into()));
+        facts.seccomp_hazard = true;
+        let text = lines(&facts).join("\n");
+        assert!(
+            text.contains("leakprobe does not work here: failed to load the BPF program free_enter"),
+            "{text}"
+        );
+        assert!(text.contains("  free_enter       refused\n    failed to load"), "{text}");
+        assert!(text.contains("\n    R0 !read_ok"), "{text}");
+        assert!(text.contains("refused, unless --allow-return-probes-under-seccomp"), "{text}");
+    }
+
+    #[test]
+    fn who_may_not_ask_is_told_so() {
+        let mut facts = facts(OLDER);
+        facts.programs.clear();
+        (facts.features, facts.usable, facts.refusal) = (None, false, Some("failed to start: root".into()));
+        let text = lines(&facts).join("\n");
+        assert!(text.contains("does not work here: failed to start: root\n"), "{text}");
+        assert!(text.contains("was not asked"), "{text}");
+        let json = serde_json::to_value(&facts).expect("JSON");
+        assert_eq!((json["usable"].as_bool(), json["features"].is_null()), (Some(false), true));
+    }
+}

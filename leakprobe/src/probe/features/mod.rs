@@ -1,0 +1,89 @@
+//! What this kernel offers, found by trying it: what a vendor's kernel can do does not follow from its version.
+//!
+//! Each feature is a function, asked for where it is needed; [`Features::probe`] asks for all of them, which
+//! only `leakprobe doctor` does.
+
+mod filter;
+mod probes;
+mod refusal;
+
+use std::fs;
+
+pub use self::{
+    probes::Features,
+    refusal::{capability_refusal, own_capabilities, refusal_here},
+};
+
+/// How probes are put into a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// One link for many probes of an object: attaches and detaches at once (Linux 6.6; used where its process
+    /// filter works, see [`Features::multi_filters_processes`]).
+    Multi,
+    /// One perf event a probe, linked to the program with a cookie (Linux 5.15).
+    PerfEvent,
+    /// One perf event a probe, without a cookie: the programs look it up by address. See [`super::cookies`].
+    PerfEventByAddress,
+}
+
+/// The kernel's release, such as `6.18.44`.
+pub fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// Chooses the mechanism, and asks the kernel for no more than that takes.
+pub fn mechanism() -> Mechanism {
+    if probes::multi_links() && filter::compares_processes().unwrap_or(false) {
+        Mechanism::Multi
+    } else if probes::cookies() && probes::perf_links() {
+        Mechanism::PerfEvent
+    } else {
+        Mechanism::PerfEventByAddress
+    }
+}
+
+impl Features {
+    /// What [`mechanism`] chooses where these are the features.
+    pub fn mechanism(&self) -> Mechanism {
+        if self.multi_links && self.multi_filters_processes {
+            Mechanism::Multi
+        } else if self.cookies && self.perf_links {
+            Mechanism::PerfEvent
+        } else {
+            Mechanism::PerfEventByAddress
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mechanism_follows_from_the_features() {
+        let mut features = Features::default();
+        assert_eq!(features.mechanism(), Mechanism::PerfEventByAddress);
+        features.cookies = true;
+        assert_eq!(
+            features.mechanism(),
+            Mechanism::PerfEventByAddress,
+            "a cookie needs a link to be given by"
+        );
+        features.perf_links = true;
+        assert_eq!(features.mechanism(), Mechanism::PerfEvent);
+        features.multi_links = true;
+        assert_eq!(features.mechanism(), Mechanism::PerfEvent, "a filter by thread would miss the others");
+        features.multi_filters_processes = true;
+        assert_eq!(features.mechanism(), Mechanism::Multi);
+    }
+
+    /// What a session chooses and what the doctor says must not differ.
+    #[test]
+    fn both_ways_of_asking_give_the_same_answer_here() {
+        if capability_refusal(own_capabilities()).is_some() {
+            eprintln!("skipped: this process may not load BPF programs");
+            return;
+        }
+        assert_eq!(Features::probe().mechanism(), mechanism());
+    }
+}

@@ -1,0 +1,84 @@
+//! The BPF object loaded without aya's programs: parsed by aya, its maps the ones that aya made, its programs
+//! loaded by bpf(2) for whatever they are to be attached to.
+
+use std::{
+    collections::HashMap,
+    ffi::CString,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::Ebpf;
+use aya_obj::{Object, ProgramSection, generated::bpf_prog_type};
+
+use super::{Globals, OBJECT, map_data};
+use crate::sys::bpf::program::{self, Cost, Program};
+
+/// The object, its references to maps and functions resolved.
+pub struct Relocated(Object);
+
+impl Relocated {
+    /// Parses the object anew, with the maps of `ebpf`.
+    pub fn new(ebpf: &Ebpf, globals: &Globals) -> Result<Self> {
+        let mut object = Object::parse(OBJECT).context("failed to parse the BPF object")?;
+        object.patch_map_data(
+            globals.bytes().iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect(),
+        )?;
+        let definitions = std::mem::take(&mut object.maps);
+        let fds: HashMap<&str, i32> = ebpf
+            .maps()
+            .filter_map(|(name, map)| Some((name, map_data(map)?.fd().as_fd().as_raw_fd())))
+            .collect();
+        let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+        object
+            .relocate_maps(
+                definitions
+                    .iter()
+                    .filter_map(|(name, map)| Some((name.as_str(), *fds.get(name.as_str())?, map))),
+                &text_sections,
+            )
+            .context("failed to relocate the BPF object's maps")?;
+        object.relocate_calls(&text_sections).context("failed to relocate the BPF object's calls")?;
+        object.sanitize_functions(aya::features());
+        Ok(Self(object))
+    }
+
+    /// Loads a program for `attach_type` (0 where that does not matter).
+    ///
+    /// # Errors
+    /// What the kernel said, with the verifier's last words.
+    pub fn load(&self, name: &str, attach_type: u32) -> Result<OwnedFd> {
+        self.with(name, attach_type, program::load)
+    }
+
+    /// As [`Relocated::load`], and says what it took.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_measured(&self, name: &str, attach_type: u32) -> Result<(OwnedFd, Cost)> {
+        self.with(name, attach_type, program::load_measured)
+    }
+
+    fn with<T>(
+        &self,
+        name: &str,
+        attach_type: u32,
+        load: impl FnOnce(&Program<'_>) -> io::Result<T>,
+    ) -> Result<T> {
+        let found =
+            self.0.programs.get(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
+        let kind = match found.section {
+            ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. } => {
+                bpf_prog_type::BPF_PROG_TYPE_KPROBE
+            }
+            ProgramSection::TracePoint => bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT,
+            ProgramSection::RawTracePoint => bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT,
+            ref other => bail!("the BPF program {name} is of a kind that is not loaded here: {other:?}"),
+        };
+        let license: &CString = &found.license;
+        let instructions = &self.0.functions[&found.function_key()].instructions;
+        load(&Program { name, kind, attach_type, kernel_type: 0, instructions, license })
+            .with_context(|| format!("failed to load the BPF program {name}"))
+    }
+}

@@ -1,0 +1,60 @@
+//! Perf events that run a BPF program.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use super::tracepoint::descriptor;
+
+/// `struct perf_event_attr`, second published version (2.6.33).
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    config1: u64,
+    config2: u64,
+}
+
+/// Opens a perf event for a tracepoint, for all processes. A program attached to it runs on every CPU,
+/// whichever one the event is opened for.
+pub fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    open(Attributes { kind: PERF_TYPE_TRACEPOINT, config: id, ..Attributes::default() })
+}
+
+/// Opens a perf event for the entry of a function of the kernel's. `source` is the number of the kprobe
+/// event source.
+pub fn open_kprobe(source: u32, function: &CStr) -> io::Result<OwnedFd> {
+    open(Attributes { kind: source, config1: function.as_ptr() as u64, ..Attributes::default() })
+}
+
+fn open(attributes: Attributes) -> io::Result<OwnedFd> {
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+    let attributes =
+        Attributes { size: size_of::<Attributes>() as u32, sample_period: 1, wakeup_events: 1, ..attributes };
+    descriptor(|| {
+        // SAFETY: the structure is as long as its `size` says, and outlives the call, as does the string that
+        // `config1` may point to.
+        unsafe {
+            libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+        }
+    })
+}
+
+/// Attaches a program to a perf event, which has it until it is closed: the way of kernels before 5.15.
+pub fn set_program(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    const PERF_EVENT_IOC_SET_BPF: libc::Ioctl = 0x4004_2408;
+    // SAFETY: this request takes a descriptor by value.
+    let result = unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
