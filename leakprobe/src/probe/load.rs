@@ -293,12 +293,34 @@ mod tests {
         u32::from_le_bytes(bytes.try_into().expect("4 bytes"))
     }
 
+    const COMMITTED: [&[u8]; 2] = [
+        include_bytes!("../../ebpf/leakprobe.x86_64.bpf.o"),
+        include_bytes!("../../ebpf/leakprobe.aarch64.bpf.o"),
+    ];
+
+    /// Whether a program has a call of bpf_tail_call among its instructions, reached or not.
+    fn has_tail_call(object: &[u8], program: &str) -> bool {
+        let object: ElfFile64<'_, Endianness> = ElfFile64::parse(object).expect("an ELF file");
+        let symbol = object.symbol_by_name(program).expect("the program");
+        let section = object.section_by_index(symbol.section_index().expect("defined")).expect("there");
+        let code = section.data_range(symbol.address(), symbol.size()).expect("readable").expect("within");
+        code.chunks_exact(8).any(|instruction| instruction == [0x85, 0, 0, 0, 12, 0, 0, 0])
+    }
+
+    /// Without it, the kernel lets threads share such a program's stack (leakprobe-ebpf/src/private_stack.rs).
+    #[test]
+    fn programs_on_uprobes_refuse_a_private_stack() {
+        for object in COMMITTED {
+            for program in ["allocate_enter", "allocate_return", "free_enter"] {
+                assert!(has_tail_call(object, program), "{program}");
+            }
+            assert!(!has_tail_call(object, "floor_enter"), "which has no stack");
+        }
+    }
+
     #[test]
     fn the_committed_objects_speak_this_version() {
-        for object in [
-            include_bytes!("../../ebpf/leakprobe.x86_64.bpf.o").as_slice(),
-            include_bytes!("../../ebpf/leakprobe.aarch64.bpf.o").as_slice(),
-        ] {
+        for object in COMMITTED {
             assert_eq!(version(object), ABI_VERSION, "rebuild them: cargo xtask build-ebpf");
         }
     }

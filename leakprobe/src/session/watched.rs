@@ -26,7 +26,7 @@ use crate::{
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
-        space::{AddressSpace, Backing, FileId, Object},
+        space::{AddressSpace, FileId, Object},
     },
 };
 
