@@ -219,7 +219,11 @@ mod tests {
         }
         let features = Features::probe();
         assert!(features.uprobes && features.ring_buffer && features.batch, "{features:?}");
-        assert_eq!(features.kernel_btf, fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false), "{features:?}");
+        assert_eq!(
+            features.kernel_btf,
+            fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false),
+            "{features:?}"
+        );
         assert!(!features.multi_filters_processes || features.multi_links, "{features:?}");
         assert!(!features.btf_tracepoints || features.kernel_btf, "{features:?}");
     }
