@@ -33,6 +33,16 @@ fn doctor(arguments: &[&str]) -> Ended {
     run::to_end(run::command(["doctor"]).args(arguments))
 }
 
+/// Whether this machine's kernel has a feature, by leakprobe's own probe.
+///
+/// # Panics
+///
+/// When there is no such feature.
+pub fn has(feature: &str) -> bool {
+    let answer = as_json(&doctor(&["--format", "json"]));
+    answer["features"][feature].as_bool().unwrap_or_else(|| panic!("no feature {feature}: {answer}"))
+}
+
 fn as_json(ended: &Ended) -> Value {
     assert_eq!(ended.stdout.lines().count(), 1, "one object on one line: {ended:?}");
     serde_json::from_str(&ended.stdout)
