@@ -93,6 +93,9 @@ fn a_command_keeps_its_own_options() {
 #[test]
 fn the_victim_is_there_though_hidden() {
     assert_eq!(parsed("demo-victim").unwrap(), Invocation::DemoVictim);
+    assert_eq!(parsed("doctor").unwrap(), Invocation::Doctor { format: Format::Text, output: None });
+    let (format, output) = (Format::Json, Some("x.json".into()));
+    assert_eq!(parsed("doctor --format json -o x.json").unwrap(), Invocation::Doctor { format, output });
     for help in [Cli::command().render_help(), Cli::command().render_long_help()] {
         let help = help.to_string();
         assert!(!help.contains("victim") && !help.contains("--placement"), "{help}");
@@ -107,7 +110,7 @@ fn exactly_one_thing_is_profiled() {
     }
     let too_much = "error: more than one thing to profile: give either --pid PID (as often as you like), or \
                     -- COMMAND, or demo";
-    for line in ["--pid 1 demo", "--pid 1 -- true"] {
+    for line in ["--pid 1 demo", "--pid 1 doctor", "--pid 1 -- true"] {
         assert_eq!(refused(line), (2, too_much.to_owned()), "{line}");
     }
 }
@@ -235,9 +238,11 @@ Find the line of code that owns the memory a running process does not give back
 Usage: leakprobe [OPTIONS] --pid PID...
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
+       leakprobe doctor
 
 Instead of --pid:
-  demo  Profile a small built-in program that leaks
+  demo    Profile a small built-in program that leaks
+  doctor  Tell what this machine offers, and whether leakprobe works here
 
 What to profile:
   -p, --pid <PID>  ID of a process to profile; can be given several times
@@ -283,10 +288,14 @@ back
 Usage: leakprobe [OPTIONS] --pid PID...
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
+       leakprobe doctor
 
 Instead of --pid:
-  demo  Profile a small built-in program
-        that leaks
+  demo    Profile a small built-in
+          program that leaks
+  doctor  Tell what this machine offers,
+          and whether leakprobe works
+          here
 
 What to profile:
   -p, --pid <PID>
@@ -370,9 +379,11 @@ neither stopped nor restarted. Needs root.
 Usage: leakprobe [OPTIONS] --pid PID...
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
+       leakprobe doctor
 
 Instead of --pid:
-  demo  Profile a small built-in program that leaks
+  demo    Profile a small built-in program that leaks
+  doctor  Tell what this machine offers, and whether leakprobe works here
 
 What to profile:
   -p, --pid <PID>
@@ -484,5 +495,7 @@ Examples:
     sudo leakprobe -- ./server --flag
   See what a report looks like:
     sudo leakprobe demo
+  See what this machine offers:
+    sudo leakprobe doctor
 ");
 }

@@ -93,7 +93,7 @@ fn settings() -> Settings {
 impl From<Trial> for ProgramFact {
     fn from(trial: Trial) -> Self {
         let (instructions, load_ms, error) = match trial.outcome {
-            Ok((instructions, time)) => (instructions, Some(time.as_secs_f64() * 1e3), None),
+            Ok((instructions, time)) => (instructions, Some((time.as_secs_f64() * 1e6).round() / 1e3), None),
             Err(error) => (None, None, Some(format!("{error:#}"))),
         };
         Self { name: trial.name.to_owned(), instructions, load_ms, error }

@@ -79,19 +79,19 @@ impl Session {
             diagnostics: options.verbose,
             floor: options.placement == Placement::Floor,
         };
-        let mechanism = match options.attach_with {
-            AttachWith::Auto => features::mechanism(),
-            AttachWith::PerfEvent => Mechanism::PerfEvent,
-            AttachWith::PerfEventByAddress => Mechanism::PerfEventByAddress,
+        let mut loaded = match options.attach_with {
+            AttachWith::Auto => load_as_chosen(&settings)?,
+            AttachWith::PerfEvent => load::load(&settings, Mechanism::PerfEvent)?,
+            AttachWith::PerfEventByAddress => load::load(&settings, Mechanism::PerfEventByAddress)?,
         };
-        if mechanism == Mechanism::PerfEventByAddress && options.verbose {
+        let by_address = loaded.mechanism == Mechanism::PerfEventByAddress;
+        if by_address && options.verbose {
             eprintln!(
-                "leakprobe: kernel {} gives probes no cookies: they are told apart by their addresses, which is a \
+                "leakprobe: probes carry no cookies on kernel {}: they are told apart by their addresses, which is a \
                  little slower (`leakprobe doctor` says more)",
                 features::release()
             );
         }
-        let mut loaded = load::load(&settings, mechanism)?;
         let (maps, events) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
         let now = clock::monotonic_ns();
@@ -101,7 +101,7 @@ impl Session {
             maps,
             events: Some(events),
             watched: Vec::new(),
-            cookies: (mechanism == Mechanism::PerfEventByAddress).then(Cookies::default),
+            cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
             symbolizer: Symbolizer::new(),
             analyst: Analyst::new(now),
@@ -343,6 +343,20 @@ pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Resu
     session.follow_ranges()?;
     let started = held.run_to_entry(|| session.look(0).map(drop))?;
     follow::block_on(session, Some(started), begun)
+}
+
+/// Loads the programs for the mechanism that the kernel allows.
+fn load_as_chosen(settings: &Settings) -> Result<Loaded> {
+    let choice = features::Choice::begin();
+    let likely = choice.likely();
+    let loaded = load::load(settings, likely);
+    match choice.settle() {
+        settled if settled == likely => loaded,
+        settled => {
+            drop(loaded);
+            load::load(settings, settled)
+        }
+    }
 }
 
 /// Machine's page size, bytes.

@@ -9,6 +9,7 @@ mod calls;
 mod churn;
 mod command;
 mod demo;
+mod doctor;
 mod jumps;
 mod languages;
 mod life;

@@ -7,7 +7,10 @@ mod filter;
 mod probes;
 mod refusal;
 
-use std::fs;
+use std::{
+    fs,
+    thread::{self, JoinHandle},
+};
 
 pub use self::{
     probes::Features,
@@ -31,11 +34,37 @@ pub fn release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-/// Chooses the mechanism, and asks the kernel for no more than that takes.
-pub fn mechanism() -> Mechanism {
-    if probes::multi_links() && filter::compares_processes().unwrap_or(false) {
-        Mechanism::Multi
-    } else if probes::cookies() && probes::perf_links() {
+/// A mechanism that is being chosen. Asks the kernel for no more than that takes.
+pub struct Choice {
+    likely: Mechanism,
+    filter: Option<JoinHandle<bool>>,
+}
+
+impl Choice {
+    /// Begins: most kernels that have multi-uprobe links filter processes rightly, and whether this one does takes
+    /// a grace period to find out (some 15 ms), during which programs can be loaded for what is likely.
+    pub fn begin() -> Self {
+        let experiment = || filter::compares_processes().unwrap_or(false);
+        let filter = probes::multi_links().then(|| thread::Builder::new().spawn(experiment).ok()).flatten();
+        Self { likely: if filter.is_some() { Mechanism::Multi } else { without_multi_links() }, filter }
+    }
+
+    /// What it will most likely be.
+    pub fn likely(&self) -> Mechanism {
+        self.likely
+    }
+
+    /// What it is.
+    pub fn settle(self) -> Mechanism {
+        match self.filter.map(|filter| filter.join().unwrap_or(false)) {
+            Some(false) => without_multi_links(),
+            Some(true) | None => self.likely,
+        }
+    }
+}
+
+fn without_multi_links() -> Mechanism {
+    if probes::cookies() && probes::perf_links() {
         Mechanism::PerfEvent
     } else {
         Mechanism::PerfEventByAddress
@@ -43,7 +72,7 @@ pub fn mechanism() -> Mechanism {
 }
 
 impl Features {
-    /// What [`mechanism`] chooses where these are the features.
+    /// What [`Choice`] comes to where these are the features.
     pub fn mechanism(&self) -> Mechanism {
         if self.multi_links && self.multi_filters_processes {
             Mechanism::Multi
@@ -84,6 +113,6 @@ mod tests {
             eprintln!("skipped: this process may not load BPF programs");
             return;
         }
-        assert_eq!(Features::probe().mechanism(), mechanism());
+        assert_eq!(Features::probe().mechanism(), Choice::begin().settle());
     }
 }
