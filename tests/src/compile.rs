@@ -34,7 +34,11 @@ const RECIPES: &[Recipe] = &[
     plain("stacks", "stacks.c"),
     plain("mmap", "mmap.c"),
     plain("cpp", "cpp.cpp"),
-    Recipe { flags: &["-shared", "-fPIC"], ..plain("libconstructor.so", "constructor.c") },
+    // Without a name of its own the path that it is linked by would be written into `command`.
+    Recipe {
+        flags: &["-shared", "-fPIC", "-Wl,-soname,libconstructor.so"],
+        ..plain("libconstructor.so", "constructor.c")
+    },
     Recipe {
         flags: &["-Wl,-rpath,$ORIGIN"],
         library: Some("libconstructor.so"),

@@ -10,6 +10,7 @@ mod debian;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,9 @@ enum Task {
     Test(test::Arguments),
     /// Measure what leakprobe costs, beside what it may cost; needs root
     Bench(bench::Arguments),
+    /// Build for the Arm guest (temporary)
+    #[command(hide = true)]
+    Cross { toolchain: std::path::PathBuf, target_dir: std::path::PathBuf },
     /// Check the invariants of ARCHITECTURE.md, and the sizes of files
     Tidy,
 }
@@ -56,6 +60,11 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::BuildEbpf(arguments) => bpf::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Cross { toolchain, target_dir } => {
+            eprintln!("{:?}", vm::cross::packages());
+            eprintln!("{:#?}", vm::cross::build(&toolchain, &target_dir)?);
+            Ok(())
+        }
         Task::Tidy => tidy::run(),
     }
 }

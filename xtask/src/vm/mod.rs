@@ -1,0 +1,3 @@
+//! Guests with other kernels and processors.
+
+pub mod cross;
