@@ -26,8 +26,7 @@ pub fn capture<C: EbpfContext>(
     thread: &mut Thread,
     registers: &Registers,
 ) -> (u64, Option<*mut Site>) {
-    let (own, hijacked) =
-        walk(thread, registers.instruction_pointer(), registers.frame_pointer(), registers.stack_pointer());
+    let (own, hijacked) = walk(thread, registers);
     // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
     // space marks what is left.
     let id = if hijacked { walk_by_kernel(ctx, thread).unwrap_or(own) } else { own };
@@ -68,16 +67,18 @@ fn site(id: u64) -> Option<*mut Site> {
     SITES.get_ptr_mut(id)
 }
 
-/// Follows the frame pointers from `fp` into `thread.stack` and returns the stack's ID: a hash of its frames.
+/// Follows the frame pointers from the caller's registers into `thread.stack` and returns the stack's ID: a hash of its frames.
 /// Own reads are cheaper than bpf_get_stack, and can say how the walk ended.
 ///
 /// Also returns whether a return address looks like the kernel's trampoline, which stands at the start of a
 /// page: another tracer has a return probe on a function of the target's that has not returned.
 #[inline(always)]
-fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> (u64, bool) {
+fn walk(thread: &mut Thread, registers: &Registers) -> (u64, bool) {
+    let ip = registers.instruction_pointer();
     let mut hash = mix(seed(thread.tgid, thread.generation), ip);
-    let mut fp = fp;
-    let mut lowest = sp;
+    let mut fp = registers.frame_pointer();
+    let mut lowest = registers.stack_pointer();
+    let mask = registers.code_mask();
     let mut end = StackEnd::Truncated;
     let mut len = 1;
     let mut hijacked = false;
@@ -108,7 +109,7 @@ fn walk(thread: &mut Thread, ip: u64, fp: u64, sp: u64) -> (u64, bool) {
             }
         }
         let index = (fp.wrapping_sub(window) >> 3) as usize & (STACK_WINDOW - 1);
-        let (next, address) = (thread.window[index], thread.window[index + 1]);
+        let (next, address) = (thread.window[index], thread.window[index + 1] & mask);
         if address == 0 {
             end = StackEnd::Base;
             break;
@@ -159,11 +160,12 @@ fn id(hash: u64) -> u64 {
     if hash == NO_STACK { 1 } else { hash }
 }
 
-const WINDOW_BYTES: u64 = STACK_WINDOW as u64 * 8;
+/// The window's length.
+pub const WINDOW_BYTES: u64 = STACK_WINDOW as u64 * 8;
 
 /// Copies user memory to the start of the window.
 #[inline(always)]
-fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool {
+pub fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool {
     // SAFETY: the window is at least as long; the helper checks the address, and a fault is an error.
     unsafe { generated::bpf_probe_read_user(window.as_mut_ptr().cast(), bytes, from as *const _) == 0 }
 }

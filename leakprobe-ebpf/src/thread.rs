@@ -13,6 +13,7 @@ use crate::{
     ledger::count,
     maps::{NEW_THREAD, TARGETS, THREADS},
     registers::{RETURN_ADDRESS_ON_STACK, Registers},
+    stack::{self, WINDOW_BYTES},
 };
 
 /// Why there is no [`Thread`].
@@ -72,7 +73,7 @@ pub fn is_pending(thread: &Thread) -> bool {
 /// been overwritten by what runs now, or, at the same stack pointer, by the address that the new call
 /// returns to: `return_address`, where the caller of this function has an entry's registers.
 #[inline(always)]
-pub fn still_pending(thread: &Thread, at_entry: Option<&Registers>) -> bool {
+pub fn still_pending(thread: &mut Thread, at_entry: Option<&Registers>) -> bool {
     if !is_pending(thread) {
         return false;
     }
@@ -83,14 +84,41 @@ pub fn still_pending(thread: &Thread, at_entry: Option<&Registers>) -> bool {
             Err(_) => false,
         };
     }
-    // Where the return address is in a register, only a jump at the same stack pointer can be judged: it
-    // brings the trampoline along, a new call does not. A lower one is taken for nested.
+    // Where the return address is in a register, a jump at the same stack pointer brings the trampoline along,
+    // and a new call does not. From below, a call that is pending has saved it.
     match at_entry {
         Some(registers) if registers.stack_pointer() == thread.stack_pointer => {
             is_trampoline(thread, registers.return_address())
         }
-        _ => true,
+        Some(registers) => has_saved_trampoline(thread, registers),
+        None => true,
     }
+}
+
+/// Whether the trampoline stands on the stack between the pending call's stack pointer and the current one, no
+/// more than a window below the former: the frame of an allocating function is not larger. One that stands
+/// there from before is taken for the pending call's; and so is anything while the trampoline is not known.
+#[inline(always)]
+fn has_saved_trampoline(thread: &mut Thread, registers: &Registers) -> bool {
+    let trampoline = trampoline(thread);
+    if trampoline == 0 {
+        return true;
+    }
+    let below = thread.stack_pointer.wrapping_sub(registers.stack_pointer());
+    let bytes = if below > WINDOW_BYTES { WINDOW_BYTES } else { below };
+    if !stack::copy(&mut thread.window, thread.stack_pointer - bytes, bytes as u32) {
+        return false;
+    }
+    let mask = registers.code_mask();
+    for (index, word) in thread.window.iter().enumerate() {
+        if index as u64 * 8 >= bytes {
+            break;
+        }
+        if *word & mask == trampoline {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether an address is that of the trampoline, which the kernel puts at the start of a page of its own.
@@ -98,13 +126,19 @@ pub fn still_pending(thread: &Thread, at_entry: Option<&Registers>) -> bool {
 /// passes, which no call returns to but one of thousands.
 #[inline(always)]
 fn is_trampoline(thread: &Thread, address: u64) -> bool {
+    let trampoline = trampoline(thread);
+    if trampoline != 0 { address == trampoline } else { address & 0xfff == 0 }
+}
+
+/// Where the trampoline is; 0 while that is not known.
+#[inline(always)]
+fn trampoline(thread: &Thread) -> u64 {
     // SAFETY: the map is preallocated and entries are removed only when a target is dropped; a stale read
     // gives a wrong answer for one call at worst.
-    let trampoline = match unsafe { TARGETS.get(thread.tgid) } {
+    match unsafe { TARGETS.get(thread.tgid) } {
         Some(target) => target.trampoline,
         None => 0,
-    };
-    if trampoline != 0 { address == trampoline } else { address & 0xfff == 0 }
+    }
 }
 
 /// Ends the pending call without a result: the thread left it other than by returning.

@@ -98,6 +98,23 @@ impl Registers {
         read!(self, regs, 30)
     }
 
+    /// The bits of a code address. The others of one that a function has saved hold its signature, where the
+    /// program signs return addresses (`paciasp`) and the processor can; the kernel's own walk strips them,
+    /// too. How many there are is the kernel's choice (36 to 52). Stacks and code lie at the top of the address
+    /// space, unless the program is at a fixed low address and has made a stack of its own down there: then
+    /// those that most kernels have.
+    #[inline(always)]
+    pub fn code_mask(&self) -> u64 {
+        let mut bits = self.stack_pointer() | self.instruction_pointer();
+        bits |= bits >> 1;
+        bits |= bits >> 2;
+        bits |= bits >> 4;
+        bits |= bits >> 8;
+        bits |= bits >> 16;
+        bits |= bits >> 32;
+        if bits < (1 << 36) - 1 { (1 << 48) - 1 } else { bits }
+    }
+
     #[inline(always)]
     pub fn result(&self) -> u64 {
         read!(self, regs, 0)

@@ -83,6 +83,12 @@ impl Registers {
         0
     }
 
+    /// The bits of a saved code address: nothing else is in it.
+    #[inline(always)]
+    pub fn code_mask(&self) -> u64 {
+        u64::MAX
+    }
+
     #[inline(always)]
     pub fn result(&self) -> u64 {
         read!(self, rax)

@@ -39,6 +39,24 @@ fn calls_that_never_return_are_abandoned_one_by_one() {
     victim.quit();
 }
 
+/// The stack pointer alone would call all that follows nested in the call that was left.
+#[test]
+fn a_call_that_was_left_hides_none_below_it() {
+    let mut victim = Victim::start("jump", &[]);
+    let mut probe = Probe::attach(victim.pid(), &["--interval", "200ms"]);
+    // User space learns where return probes lead to after the first of them.
+    let truth = victim.run("wrapper 1");
+    probe.next_report();
+    probe.next_report();
+    let truth = truth.then(victim.run("below 1000 20"));
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).sums_of(&["after"]).blocks, 1000, "{}", last(&reports).digest());
+    assert_eq!(last(&reports).ledger.count("abandoned"), 1, "{}", last(&reports).digest());
+    assert_eq!(last(&reports).ledger.count("nested"), 0, "{}", last(&reports).digest());
+    victim.quit();
+}
+
 #[test]
 fn a_signal_handler_that_jumps_out_of_malloc_costs_no_block() {
     let mut victim = Victim::start("jump", &[]);

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     archive::Archive,
+    cross::{self, Cross},
     image::{self, Payload},
     mirror::Mirror,
 };
@@ -24,7 +25,7 @@ pub fn build(cache: &Path, mirror: &Mirror, architecture: Architecture) -> Resul
     let busybox = archive.unpacked(&BTreeSet::from(["busybox-static".to_owned()]))?.join("bin/busybox");
     match architecture {
         Architecture::X86_64 => native(busybox),
-        Architecture::Aarch64 => super::cross::build(cache, mirror, busybox),
+        Architecture::Aarch64 => crossed(cache, mirror, busybox),
     }
 }
 
@@ -46,6 +47,20 @@ fn native(busybox: PathBuf) -> Result<Payload> {
     }
     let libraries =
         image::libraries(&executables)?.into_iter().filter(|(file, _)| !file.starts_with(&victims)).collect();
+    Ok(Payload { leakprobe, live_tests, victims, busybox, libraries })
+}
+
+/// For the other processor, by the compiler and the library that [`cross`] names.
+fn crossed(cache: &Path, mirror: &Mirror, busybox: PathBuf) -> Result<Payload> {
+    let packages: BTreeSet<String> = cross::packages().iter().map(|&name| name.to_owned()).collect();
+    let toolchain = if packages.is_empty() {
+        PathBuf::new()
+    } else {
+        let suites = ["bookworm", "bookworm-security"];
+        Archive::open(cache, mirror, &suites, Architecture::Aarch64)?.unpacked(&packages)?
+    };
+    let Cross { leakprobe, live_tests, victims, libraries } =
+        cross::build(&toolchain, &target().join("vm/aarch64"))?;
     Ok(Payload { leakprobe, live_tests, victims, busybox, libraries })
 }
 
