@@ -21,6 +21,11 @@ pub const NEEDS: &[Need] = &[
         package: "binutils",
         purpose: "strips and splits debug information",
     },
+    Need {
+        evidence: Evidence::Program("valgrind"),
+        package: "valgrind",
+        purpose: "counts what test programs say",
+    },
     Need { evidence: Evidence::Program("xz"), package: "xz-utils", purpose: "makes .gnu_debugdata sections" },
     Need { evidence: Evidence::Program("python3"), package: "python3", purpose: "a real service to profile" },
     Need {

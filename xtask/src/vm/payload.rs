@@ -81,7 +81,9 @@ pub fn live_tests(options: &[&str]) -> Result<PathBuf> {
     let text = command::read(cargo.args(["--message-format", "json"]))?;
     let executable = text.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some(PathBuf::from(message["executable"].as_str()?))
+        // The package's programs are built as well.
+        let is_test = message["target"]["name"] == "live";
+        message["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
     });
     executable.context("failed to find the live tests' executable in what cargo said")
 }
