@@ -61,8 +61,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Cross { toolchain, target_dir } => {
-            eprintln!("{:?}", vm::cross::packages());
-            eprintln!("{:#?}", vm::cross::build(&toolchain, &target_dir)?);
+            let vm::cross::Cross { leakprobe, live_tests, victims, libraries } =
+                vm::cross::build(&toolchain, &target_dir)?;
+            println!("{}\n{}\n{}", leakprobe.display(), live_tests.display(), victims.display());
+            println!("{libraries:?}\nof {:?}", vm::cross::packages());
             Ok(())
         }
         Task::Tidy => tidy::run(),
