@@ -8,16 +8,13 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{kernels::debian_name, mirror::Mirror};
 use crate::{bpf::Architecture, command};
-
-/// Package lists younger than this are not asked for again.
-const FRESH: Duration = Duration::from_secs(12 * 3600);
 
 /// Debian's keys, from the package debian-archive-keyring, which every Debian has.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -39,7 +36,7 @@ struct Listed {
 }
 
 impl Archive {
-    /// Opens the archive; its lists are fetched when they are missing or old. Old lists do when there is no
+    /// Opens the archive; its lists are fetched when they are missing or out of date. Old ones do when there is no
     /// network.
     ///
     /// # Errors
@@ -89,9 +86,7 @@ impl Archive {
             SystemTime::now().duration_since(changed).ok()
         };
         let known = age(&stamp);
-        if known.is_some_and(|age| age < FRESH) {
-            return Ok(());
-        }
+        // Asked each time: a mirror drops a package when the next one comes, and what has not changed costs nothing.
         // apt-get update succeeds with warnings when nothing could be reached; this option makes it fail.
         let updated =
             command::read(self.apt("apt-get").args(["-o", "APT::Update::Error-Mode=any", "update"]));

@@ -27,7 +27,9 @@ pub struct Boot {
 pub fn fetch(cache: &Path, mirror: &Mirror, kernel: &'static Kernel) -> Result<Boot> {
     let archive = Archive::open(cache, mirror, &[kernel.suite], kernel.architecture)?;
     let prefixes = ["linux-image-", "linux-binary-", "linux-modules-", "linux-base-"];
-    let packages = archive.closure(&kernel.image_package(), &prefixes)?;
+    let mut packages = archive.closure(&kernel.image_package(), &prefixes)?;
+    // It only points at the others; archives have been seen to lack it while its index has it.
+    packages.remove(&kernel.image_package());
     let folder = archive.unpacked(&packages)?;
     let (image, release) = find(&folder)
         .with_context(|| format!("failed to find a kernel in {}, of {packages:?}", folder.display()))?;
