@@ -129,6 +129,22 @@ impl Snapshot {
         self.outstanding.retain(|_, site| site.blocks > 0);
     }
 
+    /// Takes in what a site has freed by a second reading of all sites, when what they had allocated is known from
+    /// a first.
+    ///
+    /// A block that is freed at one site and allocated anew at another, while sites are read one by one, would count
+    /// at both. What was allocated before the first reading ended and is not freed when the second begins was
+    /// live between the two, so that the sum over sites is never more than there was.
+    pub fn add_freed(&mut self, id: u64, later: &Site) {
+        if let Some(site) = self.sites.get_mut(&id) {
+            *site = Site {
+                allocated_blocks: site.allocated_blocks,
+                allocated_bytes: site.allocated_bytes,
+                ..*later
+            };
+        }
+    }
+
     /// Takes in one record of the outstanding map.
     ///
     /// A map that changes while it is read: a block that is freed and allocated anew elsewhere could be seen
@@ -193,6 +209,27 @@ mod tests {
         snapshot.sites.insert(9, totals(100, 100));
         snapshot.settle(&HashMap::new());
         assert!(snapshot.outstanding.is_empty(), "freed while it was read");
+    }
+
+    #[test]
+    fn a_block_that_moves_between_sites_while_they_are_read_is_not_live_twice() {
+        let totals = |allocated_blocks, freed_blocks| Site {
+            allocated_blocks,
+            allocated_bytes: 10 * allocated_blocks,
+            freed_blocks,
+            freed_bytes: 10 * freed_blocks,
+            max_lifetime_ns: 0,
+            lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
+        };
+        let mut snapshot = Snapshot::new(1_000, 0);
+        // Read before the block left the one site, and after it came to the other.
+        snapshot.sites.insert(1, totals(5, 4));
+        snapshot.sites.insert(2, totals(3, 2));
+        snapshot.add_freed(1, &totals(5, 5));
+        snapshot.add_freed(2, &totals(4, 2));
+        snapshot.add_freed(3, &totals(1, 0));
+        let live = |id: u64| snapshot.sites[&id].allocated_blocks - snapshot.sites[&id].freed_blocks;
+        assert_eq!((live(1), live(2), snapshot.sites.len()), (0, 1, 2));
     }
 
     #[test]

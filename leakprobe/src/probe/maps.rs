@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
 };
-use leakprobe_common::{Block, BlockKey, COUNTERS, Cookie, Counter, ProbeKey, Stack, Target, Thread};
+use leakprobe_common::{Block, BlockKey, COUNTERS, Cookie, Counter, ProbeKey, Site, Stack, Target, Thread};
 
 use super::load::map_data;
 use crate::{
@@ -112,17 +112,13 @@ impl Maps {
     /// Reads everything once, into a snapshot that was begun.
     pub fn fill(&self, mut snapshot: Snapshot) -> Result<Snapshot> {
         self.each_block(|key, block| snapshot.add(key, block))?;
-        let sites = self.elements(&self.sites, 8, decode::SITE_BYTES, self.capacity.stacks + 1)?;
-        sites
-            .read(|keys, mut values| {
-                for id in keys.chunks_exact(8) {
-                    let id = u64::from_ne_bytes(id.try_into().unwrap_or_default());
-                    if let Some(site) = decode::site(&mut values) {
-                        snapshot.sites.insert(id, site);
-                    }
-                }
-            })
-            .context("failed to read the map of sites")?;
+        self.each_site(|id, site| {
+            snapshot.sites.insert(id, site);
+        })?;
+        if snapshot.moving {
+            // Once more: see `Snapshot::add_freed`.
+            self.each_site(|id, site| snapshot.add_freed(id, &site))?;
+        }
         snapshot.pending = self.pending()?;
         snapshot.counters = self.counters()?;
         Ok(snapshot)
@@ -183,6 +179,20 @@ impl Maps {
                 }
             })
             .context("failed to read the map of outstanding blocks")
+    }
+
+    fn each_site(&self, mut each: impl FnMut(u64, Site)) -> Result<()> {
+        let sites = self.elements(&self.sites, 8, decode::SITE_BYTES, self.capacity.stacks + 1)?;
+        sites
+            .read(|keys, mut values| {
+                for id in keys.chunks_exact(8) {
+                    let id = u64::from_ne_bytes(id.try_into().unwrap_or_default());
+                    if let Some(site) = decode::site(&mut values) {
+                        each(id, site);
+                    }
+                }
+            })
+            .context("failed to read the map of sites")
     }
 
     fn elements<'a>(
