@@ -313,20 +313,35 @@ impl Watched {
             );
             warnings.push(warning("unknown_allocator", text));
         }
-        for probe in self.probes.iter().filter(|probe| probe.single_stepped) {
-            let text = format!(
-                "the probe on {} of process {} is slow: the kernel single-steps {} ({})",
-                probe.symbols[0],
-                probe.pid,
-                probe.instruction,
-                probe.reason.as_deref().unwrap_or("no better instruction")
-            );
-            warnings.push(warning("slow_probe", text));
-        }
+        let slow: Vec<&ProbeRow> = self.probes.iter().filter(|probe| probe.single_stepped).collect();
+        warnings.extend(slow_probes(&slow).map(|text| warning("slow_probe", text)));
         if let Some(cut) = &self.cut {
             warnings.push(warning("mappings_cut", format!("process {}: {cut}", self.pid())));
         }
         warnings
+    }
+}
+
+/// One line on those probes of a process that cost a multiple; `None` when there are none.
+fn slow_probes(slow: &[&ProbeRow]) -> Option<String> {
+    match slow {
+        [] => None,
+        [probe] => Some(format!(
+            "the probe on {} of process {} is slow: the kernel single-steps {} ({})",
+            probe.symbols[0],
+            probe.pid,
+            probe.instruction,
+            probe.reason.as_deref().unwrap_or("no better instruction")
+        )),
+        [first, ..] => {
+            let names: Vec<&str> = slow.iter().map(|probe| probe.symbols[0].as_str()).collect();
+            Some(format!(
+                "the probes on {} of process {} are slow: the kernel single-steps the probed instructions (--verbose \
+                 shows each, and why)",
+                names.join(", "),
+                first.pid
+            ))
+        }
     }
 }
 
