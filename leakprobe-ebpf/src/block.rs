@@ -190,7 +190,8 @@ fn evict(ctx: &RetProbeContext, key: &BlockKey, generation: u32) {
 /// Reads and deletes a record; `None` when there is none, or another thread was first.
 #[inline(always)]
 fn remove(key: &BlockKey) -> Option<Block> {
-    // SAFETY: the map is BPF_F_NO_PREALLOC, so a removed element is not reused while this program runs.
+    // SAFETY: a live element of the map. Where elements are allocated on demand, a removed one is not reused while this
+    // program runs; where they are not, it can be, but only the thread that frees a block removes its record.
     let block = *unsafe { BLOCKS.get(key) }?;
     BLOCKS.remove(key).ok()?;
     Some(block)

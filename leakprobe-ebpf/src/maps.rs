@@ -45,7 +45,8 @@ pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static COOKIES: HashMap<ProbeKey, u64> = HashMap::with_max_entries(1, 0);
 
-/// Outstanding blocks. Allocated on demand: most processes never fill it.
+/// Outstanding blocks. Allocated on demand: most processes never fill it. (User space clears this flag of all maps on
+/// kernels before 6.1, which warn of it.)
 #[map]
 pub static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 

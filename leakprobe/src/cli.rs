@@ -99,7 +99,9 @@ pub struct Options {
     /// Largest blocks recorded, bytes; not below `min_size`.
     pub max_size: Option<u64>,
     /// Outstanding blocks that there is room for; at least 1.
-    pub max_blocks: u32,
+    ///
+    /// `None`: what the kernel lets be afforded.
+    pub max_blocks: Option<u32>,
     /// Distinct stacks that there is room for; at least 1.
     pub max_stacks: u32,
     /// Whether ranges of the address space are profiled too.
@@ -117,9 +119,6 @@ pub struct Options {
     /// How probes are attached.
     pub attach_with: AttachWith,
 }
-
-/// Outstanding blocks that there is room for by default.
-pub const DEFAULT_MAX_BLOCKS: u32 = 2_097_152;
 
 /// Distinct stacks that there is room for by default.
 pub const DEFAULT_MAX_STACKS: u32 = 16_384;

@@ -1,6 +1,6 @@
 //! The options as clap reads them and shows them in its help.
 
-use super::{AttachWith, DEFAULT_MAX_BLOCKS, DEFAULT_MAX_STACKS, Format, MIN_INTERVAL, Placement};
+use super::{AttachWith, DEFAULT_MAX_STACKS, Format, MIN_INTERVAL, Placement};
 use crate::report::units::{UnitError, parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -138,11 +138,12 @@ pub(super) struct Limits {
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<u64>,
 
-    /// Room for this many outstanding blocks
+    /// Room for this many outstanding blocks [default: 2097152]
     ///
-    /// Blocks beyond it are not recorded, and the report says how many those were.
-    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_BLOCKS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
-    pub max_blocks: u32,
+    /// Blocks beyond it are not recorded, and the report says how many those were. Kernels before 6.1 set the room
+    /// aside at once: there the default is 524288.
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    pub max_blocks: Option<u32>,
 
     /// Room for this many distinct stacks
     ///

@@ -30,7 +30,7 @@ fn defaults() {
         top: 10,
         min_size: None,
         max_size: None,
-        max_blocks: 2_097_152,
+        max_blocks: None,
         max_stacks: 16_384,
         mmap: false,
         format: Format::Text,
@@ -54,7 +54,7 @@ fn every_option() {
         top: 5,
         min_size: Some(65_536),
         max_size: Some(10 << 20),
-        max_blocks: 7,
+        max_blocks: Some(7),
         max_stacks: 8,
         mmap: true,
         format: Format::Json,
@@ -435,12 +435,11 @@ Limits:
           Record only blocks of at most this many bytes
 
       --max-blocks <N>
-          Room for this many outstanding blocks
+          Room for this many outstanding blocks [default: 2097152]
 
           Blocks beyond it are not recorded, and the report says how many those
-          were.
-
-          [default: 2097152]
+          were. Kernels before 6.1 set the room aside at once: there the default
+          is 524288.
 
       --max-stacks <N>
           Room for this many distinct stacks

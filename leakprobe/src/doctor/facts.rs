@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    cli::{DEFAULT_MAX_BLOCKS, DEFAULT_MAX_STACKS},
+    cli::DEFAULT_MAX_STACKS,
     probe::{
         features::{self, Features, Mechanism, capability_refusal},
-        load::{self, Settings, Trial},
+        load::{self, Settings, Trial, preallocate},
     },
     session,
 };
@@ -80,10 +80,12 @@ impl Facts {
 
 /// Those of a session without options.
 fn settings() -> Settings {
+    let preallocate = !features::maps_on_demand();
     Settings {
         min_size: 0,
         max_size: u64::MAX,
-        max_blocks: DEFAULT_MAX_BLOCKS,
+        max_blocks: preallocate::max_blocks(preallocate),
+        preallocate,
         max_stacks: DEFAULT_MAX_STACKS,
         diagnostics: false,
         floor: false,

@@ -119,6 +119,13 @@ fn rows(features: &Features) -> Vec<Row> {
         ),
         row("tracepoints", features.tracepoints, "", "--mmap does not work"),
         row(
+            "maps that grow",
+            features.maps_on_demand,
+            "",
+            "room for blocks, stacks and threads is set aside at once, about 100 MB (--max-blocks), since this kernel \
+             warns of maps that grow (Linux 6.1 does not)",
+        ),
+        row(
             "maps are locked memory",
             features.maps_are_locked_memory,
             "leakprobe lifts its limit on locked memory (ulimit -l), which takes CAP_SYS_RESOURCE",
@@ -204,6 +211,7 @@ mod tests {
         fentry: true,
         fexit: true,
         bpf_loop: true,
+        maps_on_demand: true,
         maps_are_locked_memory: false,
     };
 
@@ -223,6 +231,7 @@ What this kernel offers:
   multi-uprobe links      no   probes are attached one by one: about 0.1 s each to detach, though
                                several at once (Linux 6.6 has them)
   tracepoints             yes
+  maps that grow          yes
   maps are locked memory  no
   session uprobes         no   not needed by this version of leakprobe
   bpf_loop                yes  not needed by this version of leakprobe
@@ -243,11 +252,18 @@ leakprobe's BPF programs, each loaded just now:
 
     #[test]
     fn the_oldest_kernel_is_told_what_can_be_lost() {
-        let features = Features { cookies: false, perf_links: false, maps_are_locked_memory: true, ..OLDER };
+        let features = Features {
+            cookies: false,
+            perf_links: false,
+            maps_on_demand: false,
+            maps_are_locked_memory: true,
+            ..OLDER
+        };
         let text = lines(&facts(features)).join("\n");
         for part in [
             "one by one, and are told apart by their addresses.",
             "probe cookies           no   probes are told apart by their addresses: a little slower;",
+            "maps that grow          no   room for blocks, stacks and threads is set aside",
             "maps are locked memory  yes  leakprobe lifts its limit",
         ] {
             assert!(text.contains(part), "{part}: {text}");

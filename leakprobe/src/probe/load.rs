@@ -2,6 +2,7 @@
 //! for multi-uprobe links where the kernel has them, which aya 0.14 does not do.
 
 mod object;
+pub mod preallocate;
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -36,6 +37,8 @@ pub struct Settings {
     pub max_size: u64,
     /// Capacity of the map of outstanding blocks.
     pub max_blocks: u32,
+    /// Whether maps must not grow while programs run: see [`super::features::maps_on_demand`].
+    pub preallocate: bool,
     /// Capacity of the stack table.
     pub max_stacks: u32,
     /// Whether BPF programs write diagnostics.
@@ -172,8 +175,13 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .map_max_entries("STACKS", settings.max_stacks)
         // One more: blocks whose stack was not kept have a site, too.
         .map_max_entries("SITES", settings.max_stacks.saturating_add(1));
+    let preallocating = settings.preallocate.then(|| preallocate::object(OBJECT)).transpose()?;
+    if settings.preallocate {
+        loader.map_max_entries("THREADS", preallocate::THREADS);
+    }
+    let object = preallocating.as_ref().map_or(OBJECT, |object| object.bytes());
     // The error's text holds those of its sources already.
-    loader.load(OBJECT).map_err(|error| {
+    loader.load(object).map_err(|error| {
         anyhow!(
             "failed to load the BPF object: {error}; if the kernel has too little memory for its maps, lower \
              --max-blocks ({}) or --max-stacks ({})",

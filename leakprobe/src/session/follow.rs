@@ -119,6 +119,14 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     if let Some(logger) = logger {
         logger.abort();
     }
+    // One that has ended by now has, even where Ctrl-C was seen first.
+    for index in 0..session.watched.len() {
+        let watched = &session.watched[index];
+        if !watched.has_ended() && watched.process().has_ended().unwrap_or(false) {
+            let how = how_it_ended(&mut session, index, started.as_mut());
+            session.watched[index].end(how);
+        }
+    }
     session.look_at_all()?;
     session.stop()?;
     while let Some(record) = events.get_mut().next() {

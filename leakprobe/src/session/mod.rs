@@ -23,7 +23,7 @@ use crate::{
         attach,
         cookies::Cookies,
         features::{self, Mechanism},
-        load::{self, Loaded, Settings},
+        load::{self, Loaded, Settings, preallocate},
         maps::Maps,
     },
     report::model::{Ledger, Warning},
@@ -71,10 +71,12 @@ impl Session {
     /// Opens the output, and loads the BPF programs; nothing is probed yet.
     pub fn prepare(options: Options) -> Result<Self> {
         let output = Output::open(&options)?;
+        let preallocate = !features::maps_on_demand();
         let settings = Settings {
             min_size: options.min_size.unwrap_or(0),
             max_size: options.max_size.unwrap_or(u64::MAX),
-            max_blocks: options.max_blocks,
+            max_blocks: options.max_blocks.unwrap_or(preallocate::max_blocks(preallocate)),
+            preallocate,
             max_stacks: options.max_stacks,
             diagnostics: options.verbose,
             floor: options.placement == Placement::Floor,

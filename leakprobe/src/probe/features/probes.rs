@@ -60,6 +60,8 @@ pub struct Features {
     pub fexit: bool,
     /// `bpf_loop` (5.17).
     pub bpf_loop: bool,
+    /// Maps of tracing programs may grow (6.1).
+    pub maps_on_demand: bool,
     /// Whether maps count as locked memory of the user (before 5.11).
     pub maps_are_locked_memory: bool,
 }
@@ -88,6 +90,7 @@ impl Features {
             fentry: traces(bpf_attach_type::BPF_TRACE_FENTRY),
             fexit: traces(bpf_attach_type::BPF_TRACE_FEXIT),
             bpf_loop: has_helper(BpfHelper::BPF_FUNC_loop),
+            maps_on_demand: maps_on_demand(),
             maps_are_locked_memory: locked,
         }
     }
@@ -96,6 +99,15 @@ impl Features {
 /// Whether the kernel was built with them.
 pub fn uprobes() -> bool {
     fs::exists("/sys/bus/event_source/devices/uprobe").unwrap_or(false)
+}
+
+/// Whether maps of tracing programs may grow. To ask by loading such a program would bring the very warning that is
+/// to be avoided; but BPF has had an allocator of its own since then, and the kernel's description of its types
+/// names it. Multi-uprobe links are younger.
+pub fn maps_on_demand() -> bool {
+    const ALLOCATOR: &[u8] = b"\0bpf_mem_alloc\0";
+    let described = |types: Vec<u8>| types.windows(ALLOCATOR.len()).any(|window| window == ALLOCATOR);
+    multi_links() || fs::read("/sys/kernel/btf/vmlinux").is_ok_and(described)
 }
 
 /// Whether the map can be made.
