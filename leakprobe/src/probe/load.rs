@@ -183,8 +183,8 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
     // The error's text holds those of its sources already.
     loader.load(object).map_err(|error| {
         anyhow!(
-            "failed to load the BPF object: {error}; if the kernel has too little memory for its maps, lower \
-             --max-blocks ({}) or --max-stacks ({})",
+            "failed to load the BPF object: {error}; if the kernel has too little memory for its maps \
+             (before Linux 5.11, may lock too little: `ulimit -l`), lower --max-blocks ({}) or --max-stacks ({})",
             settings.max_blocks,
             settings.max_stacks
         )
