@@ -14,6 +14,7 @@ use crate::{
     drain::snapshot::Snapshot,
     lifetime::ranges::RANGE_FAMILY,
     report::model::{Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals},
+    symbolize::Unknown,
     sys::clock,
     target::family::FAMILIES,
 };
@@ -170,8 +171,11 @@ fn unmapped(address: u64) -> Frame {
 /// name a stripped libc does not have).
 fn quality(end: StackEnd, frames: &[Frame]) -> StackQuality {
     let starts = |frame: &Frame| frame.function.as_deref().is_some_and(|name| STARTS.contains(&name));
+    // Another return probe's frame stands for one that is not known.
+    let held = Unknown::ReturnProbe.to_string();
     match end {
         StackEnd::Truncated => StackQuality::Truncated,
+        _ if frames.iter().any(|frame| frame.unknown.as_ref() == Some(&held)) => StackQuality::Partial,
         StackEnd::Base | StackEnd::Lost if frames.iter().rev().take(3).any(starts) => StackQuality::Whole,
         StackEnd::Base if frames.len() > 1 && frames.last().is_some_and(in_libc) => StackQuality::Whole,
         StackEnd::Base | StackEnd::Lost => StackQuality::Partial,
