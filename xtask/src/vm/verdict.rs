@@ -55,6 +55,7 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
     let mut run = Run::default();
     let mut verdict = None;
     let mut words = Vec::new();
+    let mut refusals = Vec::new();
     let mut doctor = None;
     let mut output = Vec::new();
     for line in report.lines().map(|line| line.trim_end_matches('\r')) {
@@ -69,7 +70,7 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
         match kind {
             "kernel" => rest.clone_into(&mut run.release),
             "doctor" => doctor = rest.parse::<i32>().ok(),
-            "facts" => run.read_facts(rest),
+            "facts" => refusals.extend(run.read_facts(rest)),
             "words" => words.push(rest),
             "skip" => run.read_skip(rest),
             "kernel-said" => run.failures.push(format!("the kernel complained: {rest}")),
@@ -78,7 +79,9 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
         }
     }
     if doctor.is_some_and(|status| status != 0) {
-        run.failures.push(format!("leakprobe doctor failed: {}", quote(&words)));
+        let said: Vec<&str> =
+            words.iter().copied().chain(refusals.iter().flat_map(|text| text.lines())).collect();
+        run.failures.push(format!("leakprobe doctor failed: {}", quote(&said)));
     }
     match (verdict, end) {
         (Some(0), _) => {}
@@ -156,10 +159,11 @@ impl Run {
         }
     }
 
-    fn read_facts(&mut self, json: &str) {
+    /// Reads what `leakprobe doctor --format json` has found, and returns why leakprobe does not work there.
+    fn read_facts(&mut self, json: &str) -> Option<String> {
         let Ok(facts) = serde_json::from_str::<serde_json::Value>(json) else {
             self.failures.push("leakprobe doctor printed what is no JSON".to_owned());
-            return;
+            return None;
         };
         for program in facts["programs"].as_array().into_iter().flatten() {
             self.programs.push(Program {
@@ -168,6 +172,7 @@ impl Run {
                 load_ms: program["load_ms"].as_f64().unwrap_or_default(),
             });
         }
+        facts["refusal"].as_str().map(str::to_owned)
     }
 }
 
@@ -229,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_refused_program_fails_the_run_in_the_verifiers_words() {
-        let report = "N7 kernel 5.10\nN7 doctor 1\nN7 words unknown func bpf_loop#181\nN7 verdict 1\n";
+        let report = "N7 kernel 5.10\nN7 doctor 1\nN7 words a warning\n\
+                      N7 facts {\"refusal\":\"failed to load:\\nunknown func bpf_loop#181\"}\nN7 verdict 1\n";
         let said = failures(report, "", End::PoweredOff);
         assert!(said.contains("doctor failed") && said.contains("unknown func bpf_loop#181"), "{said}");
     }
