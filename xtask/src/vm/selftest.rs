@@ -30,7 +30,13 @@ pub fn run(one: &Prepared, limit: Duration) -> Result<()> {
     let broken = Payload { leakprobe: folder.join("leakprobe"), ..one.payload.clone() };
     break_program(&one.payload.leakprobe, &broken.leakprobe)?;
     let cases: [(&str, &Payload, &str, Duration, &[&str]); 3] = [
-        ("a refused BPF program", &broken, "test", limit, &["doctor failed", "allocate_enter", "unknown#181"]),
+        (
+            "a refused BPF program",
+            &broken,
+            "test",
+            limit,
+            &["doctor failed", "allocate_enter", "unknown#181"],
+        ),
         ("a panic", &one.payload, "panic", limit, &["ended without a verdict", "Kernel panic"]),
         ("a hang", &one.payload, "hang", HANG, &["no verdict within 20 s"]),
     ];
