@@ -122,7 +122,7 @@ fn rows(features: &Features) -> Vec<Row> {
             "maps that grow",
             features.maps_on_demand,
             "",
-            "room for blocks, stacks and threads is set aside at once, about 100 MB (--max-blocks), since this kernel \
+            "room for blocks, stacks and threads is set aside at once, about 110 MB (--max-blocks), since this kernel \
              warns of maps that grow (Linux 6.1 does not)",
         ),
         row(
