@@ -12,6 +12,9 @@ use super::verdict::{Outcome, Run};
 /// The verifier's limit of instructions for one program.
 const VERIFIER_LIMIT: u64 = 1_000_000;
 
+/// Instructions of one program from which on it is told of.
+const EARLY: u64 = VERIFIER_LIMIT / 4;
+
 /// A kernel's name, its run, and how long that took.
 pub type Row<'a> = (&'a str, &'a Run, Duration);
 
@@ -23,6 +26,7 @@ pub fn print(rows: &[Row<'_>]) -> String {
         "\nverifier: instructions processed (of {VERIFIER_LIMIT}), and ms to load under emulation"
     );
     text.push_str(&programs(rows));
+    text.push_str(&near_the_limit(rows));
     text.push_str(&skipped(rows));
     for (name, run, _) in rows {
         for failure in &run.failures {
@@ -113,6 +117,22 @@ fn programs(rows: &[Row<'_>]) -> String {
     aligned(&lines)
 }
 
+/// Programs that a small change, or the next kernel, could bring to the verifier's limit.
+fn near_the_limit(rows: &[Row<'_>]) -> String {
+    let mut text = String::new();
+    for (kernel, run, _) in rows {
+        for program in run.programs.iter().filter(|program| program.instructions >= EARLY) {
+            let percent = program.instructions * 100 / VERIFIER_LIMIT;
+            let _ = writeln!(
+                text,
+                "warning: {} takes {percent}% of the verifier's limit on {kernel}",
+                program.name
+            );
+        }
+    }
+    text
+}
+
 /// Each reason once, with the tests and kernels that it holds for.
 fn skipped(rows: &[Row<'_>]) -> String {
     let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
@@ -148,6 +168,7 @@ mod tests {
         new.tests.insert("calls::one".to_owned(), Outcome::Passed);
         new.tests.insert("calls::two".to_owned(), Outcome::Passed);
         new.tests.insert("life::exec".to_owned(), Outcome::Skipped("there is no python3".to_owned()));
+        new.programs.push(Program { name: "mmap_enter".to_owned(), instructions: 250_000, load_ms: 900.0 });
         new.programs.push(Program { name: "free_enter".to_owned(), instructions: 347, load_ms: 12.4 });
         let rows = [("5.10", &old, Duration::from_secs(61)), ("7.x", &new, Duration::from_millis(48_900))];
         let expected = "\
@@ -164,6 +185,8 @@ all      1 pass, 1 FAIL  2 pass, 1 skip
         assert_eq!(squeezed(&text)[..5], squeezed(expected)[..], "{text}");
         assert!(squeezed(&text).contains(&"verdict FAILED ok".to_owned()), "{text}");
         assert!(squeezed(&text).contains(&"free_enter - 347 12 ms".to_owned()), "{text}");
+        let warnings: Vec<&str> = text.lines().filter(|line| line.starts_with("warning: ")).collect();
+        assert_eq!(warnings, ["warning: mmap_enter takes 25% of the verifier's limit on 7.x"]);
         assert!(text.contains("  life::exec (7.x): there is no python3\n"), "{text}");
         assert!(text.contains("5.10 FAILED: the live tests ended with status 101"), "{text}");
     }
