@@ -76,7 +76,13 @@ pub(super) enum Mode {
     /// Probes what the kernel can do, and loads each of leakprobe's BPF programs once, with the time that it takes
     /// and the instructions that the verifier goes through. Attaches nothing to any other process. Ends with 0 when
     /// leakprobe can work here, else with 1.
-    #[command(override_usage = "leakprobe doctor [--format FORMAT] [--output FILE]")]
+    // The other options, which all subcommands take, mean nothing here.
+    #[command(
+        override_usage = "leakprobe doctor [--format FORMAT] [--output FILE]",
+        help_template = "{about-with-newline}\n{usage-heading} {usage}{after-help}",
+        after_help = "Options:\n  --format FORMAT    text or json [default: text]\n  --output FILE, -o  Write there \
+                      instead of to standard output"
+    )]
     Doctor,
 }
 

@@ -103,6 +103,16 @@ fn the_victim_is_there_though_hidden() {
 }
 
 #[test]
+fn the_doctors_help_names_its_own_options_only() {
+    let mut command = Cli::command();
+    command.build();
+    let doctor = command.find_subcommand_mut("doctor").expect("a subcommand");
+    let help = doctor.render_long_help().to_string();
+    assert!(help.contains("--format FORMAT") && help.contains("--output FILE, -o"), "{help}");
+    assert!(!help.contains("--interval") && !help.contains("--max-blocks"), "{help}");
+}
+
+#[test]
 fn exactly_one_thing_is_profiled() {
     let nothing = (2, "error: nothing to profile: give --pid PID, or -- COMMAND, or demo".to_owned());
     for line in ["", "--top 5", "--"] {
