@@ -77,6 +77,11 @@ struct Prepared {
 /// # Errors
 /// When something is missing, or any guest fails.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!(
+            "failed to make guests: what runs in them is built on x86_64 machines only, and this is another"
+        );
+    }
     let kernels: Vec<&'static Kernel> = match (&arguments.shell, &arguments.kernels[..]) {
         (Some(kernel), _) => vec![kernel],
         (None, []) if arguments.self_test => vec![&KERNELS[0]],
@@ -124,12 +129,13 @@ fn prepare(kernels: &[&'static Kernel]) -> Result<Vec<Prepared>> {
         let boot = boot::fetch(&cache, &mirror, kernel)?;
         let folder = folder(kernel.name);
         fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
-        let module = module::fetch_and_build(&cache, &mirror, &boot, &folder)?;
         let name = kernel.architecture.name();
         if !payloads.contains_key(name) {
             payloads.insert(name, payload::build(&cache, &mirror, kernel.architecture)?);
         }
         let payload = payloads[name].clone();
+        // After the payload, which has seen to it that there is a compiler.
+        let module = module::fetch_and_build(&cache, &mirror, &boot, &folder)?;
         let accelerator = accelerator::choose(&cache, &folder, &boot, &payload)?;
         prepared.push(Prepared { boot, payload, module, accelerator });
     }

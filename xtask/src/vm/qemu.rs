@@ -16,11 +16,16 @@ use crate::{
 const OLDEST: u32 = 8;
 
 /// What every guest needs beside QEMU.
-const NEEDS: &[Need] = &[Need {
-    evidence: Evidence::Program("cpio"),
-    package: "cpio",
-    purpose: "makes the guests' file systems",
-}];
+const NEEDS: &[Need] = &[
+    Need { evidence: Evidence::Program("cpio"), package: "cpio", purpose: "makes the guests' file systems" },
+    Need {
+        evidence: Evidence::Program("make"),
+        package: "make",
+        purpose: "builds the guests' kernel module",
+    },
+    Need { evidence: Evidence::Program("cc"), package: "gcc", purpose: "compiles what guests run" },
+    Need { evidence: Evidence::Program("g++"), package: "g++", purpose: "compiles what guests run" },
+];
 
 /// Sees to it that there are QEMU for these architectures, and what makes images.
 ///
