@@ -10,6 +10,9 @@ use crate::{
 /// Columns of the list of features.
 const COLUMNS: usize = 100;
 
+/// A property of some processors: shown only where there is danger.
+const EXECUTE_ONLY: &str = "execute-only pages";
+
 /// A property of multi-uprobe links: shown only where there are any.
 const FOR_ALL_THREADS: &str = "  for all threads";
 
@@ -131,6 +134,13 @@ fn rows(features: &Features) -> Vec<Row> {
             "leakprobe lifts its limit on locked memory (ulimit -l), which takes CAP_SYS_RESOURCE",
             "",
         ),
+        row(
+            EXECUTE_ONLY,
+            features.execute_only_pages,
+            "a target that unwinds its stack inside its allocator while it is profiled (a thread cancelled there, a \
+             backtrace in a signal handler) can crash",
+            "",
+        ),
         row("session uprobes", features.session_links, UNUSED, UNUSED),
         row("bpf_loop", features.bpf_loop, UNUSED, UNUSED),
         row("kernel BTF", features.kernel_btf, UNUSED, UNUSED),
@@ -139,7 +149,11 @@ fn rows(features: &Features) -> Vec<Row> {
         row("fentry", features.fentry, UNUSED, UNUSED),
         row("fexit", features.fexit, UNUSED, UNUSED),
     ];
-    let apt = |row: &Row| features.multi_links || row.name != FOR_ALL_THREADS;
+    let apt = |row: &Row| match row.name {
+        FOR_ALL_THREADS => features.multi_links,
+        EXECUTE_ONLY => features.execute_only_pages,
+        _ => true,
+    };
     rows.into_iter().filter(apt).collect()
 }
 
@@ -212,6 +226,7 @@ mod tests {
         fexit: true,
         bpf_loop: true,
         maps_on_demand: true,
+        execute_only_pages: false,
         maps_are_locked_memory: false,
     };
 
@@ -256,6 +271,7 @@ leakprobe's BPF programs, each loaded just now:
             cookies: false,
             perf_links: false,
             maps_on_demand: false,
+            execute_only_pages: true,
             maps_are_locked_memory: true,
             ..OLDER
         };
@@ -263,6 +279,7 @@ leakprobe's BPF programs, each loaded just now:
         for part in [
             "one by one, and are told apart by their addresses.",
             "probe cookies           no   probes are told apart by their addresses: a little slower;",
+            "execute-only pages      yes  a target that unwinds its stack",
             "maps that grow          no   room for blocks, stacks and threads is set aside",
             "maps are locked memory  yes  leakprobe lifts its limit",
         ] {

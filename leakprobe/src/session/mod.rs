@@ -137,6 +137,12 @@ impl Session {
             }
             self.notes.push(Warning { kind: "seccomp".into(), text: refusal });
         }
+        if features::execute_only_pages() && self.watched.is_empty() {
+            let text = "this processor does not let a program read the page that return probes lead to: a target that \
+                        unwinds its stack inside its allocator (a thread cancelled there, a backtrace in a signal \
+                        handler) can crash; do not profile such a program here";
+            self.notes.push(Warning { kind: "execute_only".into(), text: text.to_owned() });
+        }
         self.maps.add_target(process.pid())?;
         self.watched.push(Watched::new(process)?);
         Ok(())

@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod clock;
 pub mod limits;
+pub mod pages;
 pub mod perf;
 pub mod ready;
 pub mod signals;

@@ -20,7 +20,7 @@ use crate::sys::{
         program::{self, Program},
     },
     limits::LockedMemory,
-    perf,
+    pages, perf,
     tracepoint::TraceFs,
 };
 
@@ -62,6 +62,8 @@ pub struct Features {
     pub bpf_loop: bool,
     /// Maps of tracing programs may grow (6.1).
     pub maps_on_demand: bool,
+    /// Whether the page that return probes lead to cannot be read by the program (aarch64, from Armv8.7 on).
+    pub execute_only_pages: bool,
     /// Whether maps count as locked memory of the user (before 5.11).
     pub maps_are_locked_memory: bool,
 }
@@ -91,6 +93,7 @@ impl Features {
             fexit: traces(bpf_attach_type::BPF_TRACE_FEXIT),
             bpf_loop: has_helper(BpfHelper::BPF_FUNC_loop),
             maps_on_demand: maps_on_demand(),
+            execute_only_pages: execute_only_pages(),
             maps_are_locked_memory: locked,
         }
     }
@@ -108,6 +111,12 @@ pub fn maps_on_demand() -> bool {
     const ALLOCATOR: &[u8] = b"\0bpf_mem_alloc\0";
     let described = |types: Vec<u8>| types.windows(ALLOCATOR.len()).any(|window| window == ALLOCATOR);
     multi_links() || fs::read("/sys/kernel/btf/vmlinux").is_ok_and(described)
+}
+
+/// Whether an unwinder that looks for a signal frame in the trampoline of return probes faults. On x86_64 that page
+/// can be read, whatever protection keys make of others.
+pub fn execute_only_pages() -> bool {
+    cfg!(target_arch = "aarch64") && pages::execute_only().unwrap_or(false)
 }
 
 /// Whether the map can be made.
