@@ -36,7 +36,8 @@ panic)
 hang)
     sleep 100000
     ;;
-test)
+test | complain)
+    [ "$MODE" = complain ] && echo "WARNING: made for the harness's own test" >/dev/kmsg
     stty -F "$REPORT" raw
     say "kernel $(uname -r)"
     ./leakprobe doctor --format json >/tmp/doctor.json 2>/tmp/doctor.err
@@ -55,8 +56,11 @@ test)
         status=$?
     fi
     sed "s/^/$NUMBER skip /" /tmp/skips >"$REPORT"
-    # A kernel that complains while it is probed has failed, whatever the tests say.
-    dmesg | grep -E 'BUG:|WARNING:|Oops|general protection|soft lockup|hung_task' | sed "s/^/$NUMBER kernel-said /" >"$REPORT"
+    # A kernel that complains while it is probed has failed, whatever the tests say. It says so in its log, in many
+    # words, and in one number, which no full log can lose.
+    complaints='BUG:|kernel BUG at|WARNING:|Oops|\[#[0-9]+\]|general protection|soft lockup|UBSAN:|Unable to handle kernel|blocked for more than'
+    dmesg | grep -E "$complaints" | sed "s/^/$NUMBER kernel-said /" >"$REPORT"
+    say "tainted $(cat /proc/sys/kernel/tainted)"
     say "verdict $status"
     ;;
 esac

@@ -26,7 +26,7 @@ use std::{
     process,
     sync::Mutex,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -88,7 +88,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (None, []) => KERNELS.iter().collect(),
         (None, some) => some.to_vec(),
     };
-    let prepared = prepare(&kernels)?;
+    // Given twice, a kernel is run once.
+    let mut once: Vec<&'static Kernel> = Vec::new();
+    for kernel in kernels {
+        if !once.contains(&kernel) {
+            once.push(kernel);
+        }
+    }
+    let prepared = prepare(&once)?;
     if arguments.shell.is_some() {
         return prepared.iter().try_for_each(shell);
     }
@@ -107,7 +114,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let failed: Vec<&str> =
         rows.iter().filter(|(_, run, _)| !run.is_good()).map(|(name, ..)| *name).collect();
     if !failed.is_empty() {
-        bail!("failed on {}; all that the guests said is in {}", failed.join(", "), folder("").display());
+        let folders: Vec<String> = failed.iter().map(|name| folder(name).display().to_string()).collect();
+        bail!("failed on {}; all that the guests said is in {}", failed.join(", "), folders.join(", "));
     }
     Ok(())
 }
@@ -203,18 +211,19 @@ fn run_all(
                     let one = &prepared[index];
                     let name = one.boot.kernel.name;
                     eprintln!("+ {name}: booting {}", one.boot.release);
-                    let result = run_one(one, &one.payload, "test", filter, &folder(name), limit);
-                    if let Ok((run, took)) = &result {
-                        let verdict = if run.is_good() { "ok" } else { "FAILED" };
-                        eprintln!("  {name}: {verdict} after {} s", took.as_secs());
-                    }
-                    lock(&done).insert(index, result);
+                    let begun = Instant::now();
+                    // One guest's trouble does not hide what the others have found.
+                    let (run, took) = run_one(one, &one.payload, "test", filter, &folder(name), limit)
+                        .unwrap_or_else(|error| (Run::failed(&error), begun.elapsed()));
+                    let verdict = if run.is_good() { "ok" } else { "FAILED" };
+                    eprintln!("  {name}: {verdict} after {} s", took.as_secs());
+                    lock(&done).insert(index, (run, took));
                 }
             });
         }
     });
     let mut done = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    (0..prepared.len()).map(|index| done.remove(&index).context("a guest was not run")?).collect()
+    (0..prepared.len()).map(|index| done.remove(&index).context("a guest was not run")).collect()
 }
 
 /// A thread that panicked leaves nothing half done behind these locks.

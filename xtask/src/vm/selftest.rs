@@ -19,7 +19,19 @@ const KNOWN_HELPER: i32 = 14;
 /// with what is in its registers here.
 const UNKNOWN_HELPER: i32 = 181;
 
-/// Boots a guest whose BPF program the verifier refuses, one that panics and one that hangs.
+/// A guest that must fail.
+struct Case<'a> {
+    what: &'static str,
+    payload: &'a Payload,
+    mode: &'static str,
+    filter: &'static str,
+    limit: Duration,
+    /// What it must say.
+    words: &'static [&'static str],
+}
+
+/// Boots a guest whose BPF program the verifier refuses, one with a live test that fails, one whose kernel
+/// complains, one that panics and one that hangs.
 ///
 /// # Errors
 /// When one of them passes, or does not say why it failed.
@@ -27,28 +39,61 @@ pub fn run(one: &Prepared, limit: Duration) -> Result<()> {
     let folder = folder("self-test");
     fs::create_dir_all(&folder).with_context(|| format!("failed to make {}", folder.display()))?;
     let name = one.boot.kernel.name;
-    let broken = Payload { leakprobe: folder.join("leakprobe"), ..one.payload.clone() };
-    break_program(&one.payload.leakprobe, &broken.leakprobe)?;
-    let cases: [(&str, &Payload, &str, Duration, &[&str]); 3] = [
-        (
+    let sound = &one.payload;
+    let refused = Payload { leakprobe: folder.join("leakprobe"), ..sound.clone() };
+    break_program(&sound.leakprobe, &refused.leakprobe)?;
+    let mute = Payload { victims: folder.join("victims"), ..sound.clone() };
+    break_victim(&sound.victims, &mute.victims, &sound.busybox)?;
+    let case = |what, payload, mode, filter, words| Case { what, payload, mode, filter, limit, words };
+    let doctor = "doctor::";
+    let cases = [
+        case(
             "a refused BPF program",
-            &broken,
+            &refused,
             "test",
-            limit,
+            doctor,
             &["doctor failed", "allocate_enter", "unknown#181"],
         ),
-        ("a panic", &one.payload, "panic", limit, &["ended without a verdict", "Kernel panic"]),
-        ("a hang", &one.payload, "hang", HANG, &["no verdict within 20 s"]),
+        case(
+            "a live test that fails",
+            &mute,
+            "test",
+            "attach::a_second_session",
+            &["ended with status 101", "failed: attach::a_second_session", "no word from victim"],
+        ),
+        case(
+            "a kernel that complains",
+            sound,
+            "complain",
+            "doctor::",
+            &["the kernel complained", "made for the harness's own test"],
+        ),
+        case("a panic", sound, "panic", doctor, &["ended without a verdict", "Kernel panic"]),
+        Case { limit: HANG, ..case("a hang", sound, "hang", doctor, &["no verdict within 20 s"]) },
     ];
-    for (what, payload, mode, limit, words) in cases {
+    for Case { what, payload, mode, filter, limit, words } in cases {
         eprintln!("+ {name}: booting a guest with {what}");
-        let (run, _) = run_one(one, payload, mode, "doctor", &folder, limit)?;
+        let (run, _) = run_one(one, payload, mode, filter, &folder, limit)?;
         let said = run.failures.join("\n");
         ensure!(!run.is_good(), "failed: a guest with {what} passed");
         if let Some(missing) = words.iter().find(|word| !said.contains(**word)) {
             bail!("failed: a guest with {what} does not say {missing:?}, but: {said}");
         }
         println!("{name}: {what} fails the run: {said}\n");
+    }
+    fs::remove_dir_all(&folder).with_context(|| format!("failed to remove {}", folder.display()))
+}
+
+/// Copies the victims, with one that ends without a word in the place of `leak`.
+fn break_victim(from: &Path, to: &Path, other: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("failed to make {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("failed to read {}", from.display()))? {
+        let entry = entry.context("failed to read the folder of victims")?;
+        let source = if entry.file_name() == "leak" { other.to_owned() } else { entry.path() };
+        if source.is_file() {
+            fs::copy(&source, to.join(entry.file_name()))
+                .with_context(|| format!("failed to copy {}", source.display()))?;
+        }
     }
     Ok(())
 }

@@ -46,6 +46,10 @@ pub enum End {
     TimedOut(u64),
 }
 
+/// What a kernel's console has only when something is badly wrong.
+const COMPLAINTS: [&str; 6] =
+    ["Kernel panic", "BUG:", "kernel BUG at", "Oops", "general protection", "Unable to handle kernel"];
+
 /// Most lines of a program's words that are quoted.
 const QUOTED: usize = 40;
 
@@ -58,12 +62,14 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
     let mut refusals = Vec::new();
     let mut doctor = None;
     let mut output = Vec::new();
+    let mut announced = 0;
     for line in report.lines().map(|line| line.trim_end_matches('\r')) {
         let Some((kind, rest)) = line.strip_prefix(number).and_then(|line| {
             let line = line.strip_prefix(' ')?;
             Some(line.split_once(' ').unwrap_or((line, "")))
         }) else {
             run.read_test(line);
+            announced = announced.max(announcement(line));
             output.push(line);
             continue;
         };
@@ -73,33 +79,47 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
             "facts" => refusals.extend(run.read_facts(rest)),
             "words" => words.push(rest),
             "skip" => run.read_skip(rest),
+            "tainted" => run.read_taint(rest),
             "kernel-said" => run.failures.push(format!("the kernel complained: {rest}")),
             "verdict" => verdict = rest.parse::<i32>().ok(),
             _ => {}
         }
     }
-    if doctor.is_some_and(|status| status != 0) {
-        let said: Vec<&str> =
-            words.iter().copied().chain(refusals.iter().flat_map(|text| text.lines())).collect();
-        run.failures.push(format!("leakprobe doctor failed: {}", quote(&said)));
+    match doctor {
+        Some(0) => {}
+        Some(_) => {
+            let said: Vec<&str> =
+                words.iter().copied().chain(refusals.iter().flat_map(|text| text.lines())).collect();
+            run.failures.push(format!("leakprobe doctor failed: {}", quote(&said)));
+        }
+        None if verdict.is_some() => run.failures.push("leakprobe doctor was not run".to_owned()),
+        None => {}
     }
     match (verdict, end) {
-        (Some(0), _) => {}
-        (Some(_), _) if doctor != Some(0) => {}
+        (Some(0), End::PoweredOff) => {}
+        (Some(0), End::TimedOut(seconds)) => {
+            run.failures.push(format!("the guest did not switch itself off within {seconds} s"));
+        }
+        // The tests were not begun.
+        (Some(_), _) if doctor.is_some_and(|status| status != 0) => {}
         (Some(status), _) => {
             run.failures
                 .push(format!("the live tests ended with status {status}: {}", quote(&failed(&output))));
         }
-        (None, end) => run.failures.push(no_verdict(end, console)),
+        (None, end) => run.failures.push(no_verdict(end, console, &output)),
     }
-    let passed = run.tests.values().filter(|outcome| **outcome == Outcome::Passed).count();
-    if run.failures.is_empty() && passed == 0 {
-        run.failures.push("no live test passed".to_owned());
+    if verdict.is_some() && doctor == Some(0) {
+        run.check_tests(announced);
+    }
+    let complaints: Vec<&str> =
+        console.lines().filter(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint))).collect();
+    if verdict.is_some() && !complaints.is_empty() {
+        run.failures.push(format!("the kernel complained on its console: {}", quote(&complaints)));
     }
     run
 }
 
-fn no_verdict(end: End, console: &str) -> String {
+fn no_verdict(end: End, console: &str, output: &[&str]) -> String {
     let how = match end {
         End::PoweredOff => "the guest ended without a verdict".to_owned(),
         End::TimedOut(seconds) => format!("the guest gave no verdict within {seconds} s"),
@@ -108,9 +128,28 @@ fn no_verdict(end: End, console: &str) -> String {
     // From the panic on, where there is one; else the last lines.
     let from = lines
         .iter()
-        .position(|line| line.contains("Kernel panic") || line.contains("BUG:"))
+        .position(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)))
         .unwrap_or_else(|| lines.len().saturating_sub(8));
-    format!("{how}; its console says: {}", quote(&lines[from..]))
+    let console = if lines.is_empty() {
+        "its console says nothing".to_owned()
+    } else {
+        format!("its console says: {}", quote(&lines[from..]))
+    };
+    let last = output.len().saturating_sub(4);
+    let tests = if output.is_empty() {
+        String::new()
+    } else {
+        format!("\n  the tests' last words: {}", quote(&output[last..]))
+    };
+    format!("{how}; {console}{tests}")
+}
+
+/// How many tests libtest says that it will run: `running 68 tests`; 0 where it says nothing of it.
+fn announcement(line: &str) -> usize {
+    let number = line
+        .strip_prefix("running ")
+        .and_then(|rest| rest.strip_suffix(" tests").or(rest.strip_suffix(" test")));
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// The part of libtest's output that tells of failures.
@@ -132,6 +171,11 @@ fn plain(line: &str) -> String {
 }
 
 impl Run {
+    /// A run that did not come to a verdict, for a reason of this machine's.
+    pub fn failed(error: &anyhow::Error) -> Self {
+        Self { failures: vec![format!("{error:#}")], ..Self::default() }
+    }
+
     /// Whether all is well.
     pub fn is_good(&self) -> bool {
         self.failures.is_empty()
@@ -153,9 +197,49 @@ impl Run {
 
     /// Reads `calls::every_call: python3 is not there`. libtest takes a skipped test for a passed one.
     fn read_skip(&mut self, line: &str) {
-        let Some((name, reason)) = line.split_once(": ") else { return };
-        if let Some(outcome @ Outcome::Passed) = self.tests.get_mut(name) {
-            *outcome = Outcome::Skipped(plain(reason));
+        let known =
+            line.split_once(": ").and_then(|(name, reason)| Some((self.tests.get_mut(name)?, reason)));
+        match known {
+            Some((outcome @ Outcome::Passed, reason)) => *outcome = Outcome::Skipped(plain(reason)),
+            // A test may prove why it skips and fail nevertheless, or skip two things.
+            Some(_) => {}
+            None => self.failures.push(format!("a skip of no known test: {}", plain(line))),
+        }
+    }
+
+    /// Reads the kernel's taint: bit 7 is set by an oops, bit 9 by a warning. (An out-of-tree module sets others.)
+    fn read_taint(&mut self, number: &str) {
+        const OOPS_OR_WARNING: u64 = 1 << 7 | 1 << 9;
+        match number.parse::<u64>() {
+            Ok(taint) if taint & OOPS_OR_WARNING == 0 => {}
+            _ => self
+                .failures
+                .push(format!("the kernel is tainted by an oops or a warning: {}", plain(number))),
+        }
+    }
+
+    /// Checks that there is a result for each test that was announced, and that none is a failure: the status
+    /// that the test program ended with says the same, but through one more pair of hands.
+    fn check_tests(&mut self, announced: usize) {
+        if self.programs.is_empty() {
+            self.failures.push("leakprobe doctor has loaded no BPF program".to_owned());
+        }
+        if self.tests.len() != announced {
+            let seen = self.tests.len();
+            self.failures.push(format!("{announced} live tests were announced, and {seen} have a result"));
+        }
+        let with = |wanted: fn(&Outcome) -> bool| {
+            let named =
+                self.tests.iter().filter(|(_, outcome)| wanted(outcome)).map(|(name, _)| name.as_str());
+            named.collect::<Vec<_>>()
+        };
+        let failed = with(|outcome| *outcome == Outcome::Failed).join(", ");
+        let nothing = with(|outcome| *outcome == Outcome::Passed).is_empty();
+        if !failed.is_empty() {
+            self.failures.push(format!("failed: {failed}"));
+        }
+        if nothing {
+            self.failures.push("no live test passed; is the filter right?".to_owned());
         }
     }
 
@@ -182,7 +266,7 @@ mod tests {
 
     const GOOD: &str = "N7 kernel 6.1.0\r\nN7 doctor 0\r\n\
         N7 facts {\"programs\":[{\"name\":\"free_enter\",\"instructions\":347,\"load_ms\":1.5}]}\r\n\
-        \r\nrunning 3 tests\r\ntest calls::rows ... ok\r\ntest life::exec ... ok\r\n\
+        \r\nrunning 2 tests\r\ntest calls::rows ... ok\r\ntest life::exec ... ok\r\n\
         N7 skip life::exec: there is no python3\r\nN7 verdict 0\r\n";
 
     fn failures(report: &str, console: &str, end: End) -> String {
@@ -216,10 +300,29 @@ mod tests {
     }
 
     #[test]
+    fn nothing_passes_that_is_not_whole() {
+        let said = |from: &str, to: &str| failures(&GOOD.replace(from, to), "", End::PoweredOff);
+        assert_eq!(said("", ""), "");
+        assert!(said("N7 doctor 0\r\n", "").contains("doctor was not run"));
+        let none = GOOD.replace("N7 doctor 0\r\n", "").replace("verdict 0", "verdict 101");
+        assert!(failures(&none, "", End::PoweredOff).contains("status 101"));
+        assert!(said("\"programs\"", "\"other\"").contains("no BPF program"));
+        assert!(said("running 2 tests", "running 3 tests").contains("3 live tests were announced, and 2"));
+        assert!(said("calls::rows ... ok", "calls::rows ... FAILED").contains("failed: calls::rows"));
+        assert!(said("N7 skip life::exec", "N7 skip life::gone").contains("a skip of no known test"));
+        assert!(said("N7 verdict", "N7 tainted 12288\nN7 verdict").is_empty(), "a module from elsewhere");
+        assert!(said("N7 verdict", "N7 tainted 12416\nN7 verdict").contains("tainted by an oops"));
+        assert!(failures(GOOD, "", End::TimedOut(9)).contains("not switch itself off within 9 s"));
+        let console = "all quiet\n[ 3.2] kernel BUG at leaky.c:7!\n";
+        assert!(failures(GOOD, console, End::PoweredOff).contains("kernel BUG at leaky.c:7"));
+    }
+
+    #[test]
     fn a_hang_is_a_failure() {
         let cut = GOOD.replace("N7 verdict 0\r\n", "");
         let said = failures(&cut, "quiet", End::TimedOut(90));
         assert!(said.contains("no verdict within 90 s"), "{said}");
+        assert!(said.contains("last words") && said.contains("test life::exec ... ok"), "{said}");
     }
 
     #[test]
@@ -244,7 +347,7 @@ mod tests {
     fn a_kernel_that_complains_and_a_run_without_tests_have_failed() {
         let report = GOOD.replace("N7 verdict", "N7 kernel-said [3.1] WARNING: CPU: 1\nN7 verdict");
         assert!(failures(&report, "", End::PoweredOff).contains("WARNING: CPU: 1"));
-        let nothing = "N7 kernel 6.1\nN7 doctor 0\nN7 verdict 0\n";
-        assert_eq!(failures(nothing, "", End::PoweredOff), "no live test passed");
+        let nothing = "N7 kernel 6.1\nN7 doctor 0\nN7 facts {\"programs\":[{\"name\":\"a\"}]}\nrunning 0 tests\nN7 verdict 0\n";
+        assert!(failures(nothing, "", End::PoweredOff).starts_with("no live test passed"));
     }
 }
