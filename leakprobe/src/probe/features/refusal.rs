@@ -56,6 +56,21 @@ pub fn refusal_here() -> Option<String> {
         .or_else(namespace_refusal)
 }
 
+/// What a refused program may be due to: nothing where the kernel is not locked down.
+pub fn lockdown_hint() -> &'static str {
+    hint(&fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default())
+}
+
+/// `modes` as the kernel lists them, the one in force in brackets: `none integrity [confidentiality]`.
+fn hint(modes: &str) -> &'static str {
+    if modes.contains("[confidentiality]") {
+        " (this kernel is locked down in confidentiality mode, in which BPF programs may not read memory: boot it with \
+         lockdown=integrity, or without)"
+    } else {
+        ""
+    }
+}
+
 /// This process's effective capabilities.
 pub fn own_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -79,6 +94,13 @@ fn namespace_refusal() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_confidentiality_forbids_reading() {
+        assert!(hint("none integrity [confidentiality]\n").contains("lockdown=integrity"));
+        assert_eq!(hint("none [integrity] confidentiality\n"), "");
+        assert_eq!(hint(""), "");
+    }
 
     #[test]
     fn who_has_everything_is_not_refused() {

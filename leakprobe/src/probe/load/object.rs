@@ -13,6 +13,7 @@ use aya::Ebpf;
 use aya_obj::{Object, ProgramSection, generated::bpf_prog_type};
 
 use super::{Globals, OBJECT, map_data};
+use crate::probe::features::lockdown_hint;
 use crate::sys::bpf::program::{self, Cost, Program};
 
 /// The object, its references to maps and functions resolved.
@@ -79,6 +80,6 @@ impl Relocated {
         let license: &CString = &found.license;
         let instructions = &self.0.functions[&found.function_key()].instructions;
         load(&Program { name, kind, attach_type, kernel_type: 0, instructions, license })
-            .with_context(|| format!("failed to load the BPF program {name}"))
+            .with_context(|| format!("failed to load the BPF program {name}{}", lockdown_hint()))
     }
 }
