@@ -178,6 +178,18 @@ mod tests {
         Block { size, allocated_ns, stack: 9, tid: 1, generation: 0, weight: 1, family: 0 }
     }
 
+    /// What a site of blocks of 10 bytes has allocated and freed.
+    fn totals(allocated_blocks: u64, freed_blocks: u64) -> Site {
+        Site {
+            allocated_blocks,
+            allocated_bytes: 10 * allocated_blocks,
+            freed_blocks,
+            freed_bytes: 10 * freed_blocks,
+            max_lifetime_ns: 0,
+            lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
+        }
+    }
+
     #[test]
     fn a_block_allocated_after_the_moment_is_counted_as_a_record_only() {
         let mut snapshot = Snapshot::new(1_000, 100);
@@ -192,14 +204,6 @@ mod tests {
 
     #[test]
     fn a_sites_own_counters_say_what_is_live_while_maps_move() {
-        let totals = |allocated_blocks, freed_blocks| Site {
-            allocated_blocks,
-            allocated_bytes: 10 * allocated_blocks,
-            freed_blocks,
-            freed_bytes: 10 * freed_blocks,
-            max_lifetime_ns: 0,
-            lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
-        };
         let mut snapshot = Snapshot::new(1_000, 0);
         snapshot.add(BlockKey { address: 0x10, tgid: 5, _pad: 0 }, &block(10, 900));
         snapshot.sites.insert(9, totals(100, 60));
@@ -213,14 +217,6 @@ mod tests {
 
     #[test]
     fn a_block_that_moves_between_sites_while_they_are_read_is_not_live_twice() {
-        let totals = |allocated_blocks, freed_blocks| Site {
-            allocated_blocks,
-            allocated_bytes: 10 * allocated_blocks,
-            freed_blocks,
-            freed_bytes: 10 * freed_blocks,
-            max_lifetime_ns: 0,
-            lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
-        };
         let mut snapshot = Snapshot::new(1_000, 0);
         // Read before the block left the one site, and after it came to the other.
         snapshot.sites.insert(1, totals(5, 4));

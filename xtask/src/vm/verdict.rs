@@ -63,6 +63,7 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
     let mut doctor = None;
     let mut output = Vec::new();
     let mut announced = 0;
+    let mut taint = None;
     for line in report.lines().map(|line| line.trim_end_matches('\r')) {
         let Some((kind, rest)) = line.strip_prefix(number).and_then(|line| {
             let line = line.strip_prefix(' ')?;
@@ -79,7 +80,7 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
             "facts" => refusals.extend(run.read_facts(rest)),
             "words" => words.push(rest),
             "skip" => run.read_skip(rest),
-            "tainted" => run.read_taint(rest),
+            "tainted" => taint = Some(rest),
             "kernel-said" => run.failures.push(format!("the kernel complained: {rest}")),
             "verdict" => verdict = rest.parse::<i32>().ok(),
             _ => {}
@@ -110,6 +111,9 @@ pub fn read(report: &str, number: &str, console: &str, end: End) -> Run {
     }
     if verdict.is_some() && doctor == Some(0) {
         run.check_tests(announced);
+    }
+    if verdict.is_some() {
+        run.read_taint(taint.unwrap_or("nothing was said of it"));
     }
     let complaints: Vec<&str> =
         console.lines().filter(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint))).collect();
@@ -267,7 +271,7 @@ mod tests {
     const GOOD: &str = "N7 kernel 6.1.0\r\nN7 doctor 0\r\n\
         N7 facts {\"programs\":[{\"name\":\"free_enter\",\"instructions\":347,\"load_ms\":1.5}]}\r\n\
         \r\nrunning 2 tests\r\ntest calls::rows ... ok\r\ntest life::exec ... ok\r\n\
-        N7 skip life::exec: there is no python3\r\nN7 verdict 0\r\n";
+        N7 skip life::exec: there is no python3\r\nN7 tainted 0\r\nN7 verdict 0\r\n";
 
     fn failures(report: &str, console: &str, end: End) -> String {
         read(report, "N7", console, end).failures.join("\n")
@@ -310,8 +314,9 @@ mod tests {
         assert!(said("running 2 tests", "running 3 tests").contains("3 live tests were announced, and 2"));
         assert!(said("calls::rows ... ok", "calls::rows ... FAILED").contains("failed: calls::rows"));
         assert!(said("N7 skip life::exec", "N7 skip life::gone").contains("a skip of no known test"));
-        assert!(said("N7 verdict", "N7 tainted 12288\nN7 verdict").is_empty(), "a module from elsewhere");
-        assert!(said("N7 verdict", "N7 tainted 12416\nN7 verdict").contains("tainted by an oops"));
+        assert!(said("N7 tainted 0", "N7 tainted 12288").is_empty(), "a module from elsewhere");
+        assert!(said("N7 tainted 0", "N7 tainted 12416").contains("tainted by an oops"));
+        assert!(said("N7 tainted 0\r\n", "").contains("nothing was said of it"));
         assert!(failures(GOOD, "", End::TimedOut(9)).contains("not switch itself off within 9 s"));
         let console = "all quiet\n[ 3.2] kernel BUG at leaky.c:7!\n";
         assert!(failures(GOOD, console, End::PoweredOff).contains("kernel BUG at leaky.c:7"));
