@@ -56,6 +56,14 @@ counters! {
     ProbeUnknown = "probe_unknown",
     /// Made by a process that is not a target (a vfork child, say).
     NotATarget = "not_a_target",
+    /// Made by the kernel for leakprobe itself (`--kernel`).
+    Own = "own",
+    /// Lost: made in an interrupt while the same program recorded another one on that CPU (`--kernel`, before 6.1).
+    ScratchBusy = "scratch_busy",
+    /// Of a cache that `--cache` does not name (`--kernel`).
+    CacheFiltered = "cache_filtered",
+    /// Lost: handed out by a bulk call beyond [`crate::BULK_ALLOCATIONS`] objects, or whose entry was not kept (`--kernel`).
+    BulkCut = "bulk_cut",
 
     // --- Calls that give a block back. Entered = the sum of the outcomes below.
     /// Entries into a freeing function (realloc is counted above).
@@ -70,6 +78,10 @@ counters! {
     FreeUnknown = "free_unknown",
     /// Lost: as [`Counter::ProbeUnknown`]; the block's record stays.
     FreeProbeUnknown = "free_probe_unknown",
+    /// Of an address that sampling leaves out (`--kernel`).
+    FreeUnsampled = "free_unsampled",
+    /// Lost: given back by a bulk call beyond [`crate::BULK_FREES`] objects, or not readable; the records stay (`--kernel`).
+    FreeBulkCut = "free_bulk_cut",
 
     // --- What became of records. Recorded + restored = blocks in the map + the sum of these + taken by
     // --- reallocations in flight; `Taken` counts each record that a reallocation took out at its entry.
@@ -85,6 +97,11 @@ counters! {
     MissedFree = "missed_free",
     /// The record belonged to a program that the process has since replaced by exec.
     ExecDropped = "exec_dropped",
+
+    /// Pages of a larger block were given back, and a record more or less stands for what is left of it (`--pages`).
+    PagesSplit = "pages_split",
+    /// Lost: what was left of a larger block could not be recorded (`--pages`).
+    PagesSplitLost = "pages_split_lost",
 
     // --- Quality of what was recorded; these overlap with the outcomes above.
     /// Recorded without a stack: the stack table was full.

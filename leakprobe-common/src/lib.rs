@@ -9,14 +9,21 @@
 
 mod cookie;
 mod counter;
+mod hash;
+mod kernel;
 mod record;
 
 pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
 pub use counter::{COUNTERS, Counter};
+pub use hash::mix;
+pub use kernel::{
+    BULK_ALLOCATIONS, BULK_FREES, CACHE_NAME, Cache, CacheKey, CacheKind, CacheName, KernelBlock, KernelKey,
+    KernelStack, MemoryKind, PendingBulk,
+};
 pub use record::{
     Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, RangeEvent,
     RangeOperation, STACK_WINDOW, Site, Stack, StackEnd, Target, Thread, lifetime_bucket,
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

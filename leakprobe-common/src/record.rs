@@ -114,6 +114,8 @@ pub struct Site {
     pub freed_bytes: u64,
     /// Longest lifetime of a freed block, nanoseconds.
     pub max_lifetime_ns: u64,
+    /// Of the freed blocks, those whose free was not seen: their address was handed out again.
+    pub missed_frees: u64,
     /// Lifetimes of freed blocks by [`lifetime_bucket`].
     pub lifetimes: [u64; LIFETIME_BUCKETS],
 }
@@ -247,7 +249,7 @@ const _: () = {
     assert!(size_of::<BlockKey>() == 16 && offset_of!(BlockKey, tgid) == 8);
     assert!(size_of::<Block>() == 40 && offset_of!(Block, tid) == 24 && offset_of!(Block, family) == 36);
     assert!(size_of::<Stack>() == 16 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 16);
-    assert!(size_of::<Site>() == 40 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 40);
+    assert!(size_of::<Site>() == 48 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 48);
     assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
     assert!(size_of::<Thread>() == 120 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
     assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, taken) == 56);

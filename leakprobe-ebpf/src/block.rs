@@ -181,6 +181,10 @@ fn evict(ctx: &RetProbeContext, key: &BlockKey, generation: u32) {
     if old.generation == generation {
         debug!(ctx, "address {:x} was handed out again without a free", key.address);
         count(Counter::MissedFree);
+        if let Some(site) = SITES.get_ptr_mut(old.stack) {
+            // SAFETY: points into a live map value.
+            unsafe { add(&raw mut (*site).missed_frees, 1) };
+        }
     } else {
         count(Counter::ExecDropped);
     }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, generated},
 };
 use leakprobe_common::{
-    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, StackEnd, Thread,
+    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, StackEnd, Thread, mix,
 };
 
 use crate::{
@@ -174,13 +174,6 @@ pub fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool
 #[inline(always)]
 fn seed(tgid: u32, generation: u32) -> u64 {
     mix(0x9e37_79b9_7f4a_7c15, (tgid as u64) << 32 | generation as u64)
-}
-
-/// One round of a multiply-and-fold hash; the odd constant is 2^64 divided by the golden ratio.
-#[inline(always)]
-fn mix(hash: u64, word: u64) -> u64 {
-    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    product ^ (product >> 32)
 }
 
 /// Tells user space of a new stack: its frames may lie in an object that was mapped just now, and may be

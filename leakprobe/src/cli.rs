@@ -37,6 +37,8 @@ pub enum Subject {
     Command(Vec<OsString>),
     /// The built-in leaking program.
     Demo,
+    /// The kernel's own memory.
+    Kernel,
 }
 
 /// Form of the reports.
@@ -81,6 +83,21 @@ pub enum Destination {
     File(PathBuf),
 }
 
+/// What only `--kernel` can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelOptions {
+    /// Globs of the caches recorded; empty: all.
+    pub caches: Vec<String>,
+    /// Whether pages of the page allocator are recorded too.
+    pub pages: bool,
+    /// Whether per-CPU memory is recorded too.
+    pub percpu: bool,
+    /// One address in so many is recorded; at least 1.
+    pub one_in: u32,
+    /// Whether stacks are taken; otherwise the allocator's caller alone.
+    pub stacks: bool,
+}
+
 /// Everything that a profiling run can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -106,6 +123,8 @@ pub struct Options {
     pub max_stacks: u32,
     /// Whether ranges of the address space are profiled too.
     pub mmap: bool,
+    /// Of meaning where the subject is [`Subject::Kernel`].
+    pub kernel: KernelOptions,
     /// Form of the reports.
     pub format: Format,
     /// File for the reports; see [`Options::destination`].
@@ -141,7 +160,7 @@ impl Options {
         match (&self.output, &self.subject) {
             (Some(path), _) => Destination::File(path.clone()),
             (None, Subject::Command(_)) => Destination::Stderr,
-            (None, Subject::Pids(_) | Subject::Demo) => Destination::Stdout,
+            (None, Subject::Pids(_) | Subject::Demo | Subject::Kernel) => Destination::Stdout,
         }
     }
 }
@@ -161,7 +180,22 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         return Ok(Invocation::DemoVictim);
     }
     let cli = Cli::try_parse_from(words).map_err(explain_stray_word)?;
+    let kernel = kernel_options(&cli)?;
     let subject = match (cli.mode, cli.what.pid, cli.what.command) {
+        (None, pids, command) if cli.what.kernel && pids.is_empty() && command.is_empty() => Subject::Kernel,
+        (None, pids, command) if cli.what.kernel => {
+            let what = if pids.is_empty() && !command.is_empty() { "-- COMMAND" } else { "--pid" };
+            let what = format!(
+                "--kernel records what the kernel allocates for itself, for all processes at once, and {what} what one \
+                 process takes from its own allocator: run them one after the other, or as two leakprobes at the same \
+                 time"
+            );
+            return Err(wrong(ErrorKind::ArgumentConflict, &what));
+        }
+        (Some(mode), ..) if cli.what.kernel => {
+            let what = format!("--kernel does not go with {}: leave one of them out", mode.word());
+            return Err(wrong(ErrorKind::ArgumentConflict, &what));
+        }
         (Some(Mode::Doctor), pids, command) if pids.is_empty() && command.is_empty() => {
             return Ok(Invocation::Doctor { format: cli.output.format, output: cli.output.output });
         }
@@ -169,7 +203,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         (None, pids, command) if !pids.is_empty() && command.is_empty() => Subject::Pids(each_once(pids)),
         (None, pids, command) if pids.is_empty() && !command.is_empty() => Subject::Command(command),
         (None, pids, command) if pids.is_empty() && command.is_empty() => {
-            let what = "nothing to profile: give --pid PID, or -- COMMAND, or demo";
+            let what = "nothing to profile: give --pid PID, or --kernel, or -- COMMAND, or demo";
             return Err(wrong(ErrorKind::MissingRequiredArgument, what));
         }
         _ => {
@@ -189,6 +223,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         max_blocks: cli.limits.max_blocks,
         max_stacks: cli.limits.max_stacks,
         mmap: cli.what.mmap,
+        kernel,
         format: cli.output.format,
         output: cli.output.output,
         verbose: cli.output.verbose,
@@ -198,6 +233,36 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     };
     check(&options)?;
     Ok(Invocation::Profile(options))
+}
+
+/// What is asked of `--kernel`; refused where that is not given.
+fn kernel_options(cli: &Cli) -> Result<KernelOptions, clap::Error> {
+    let asked = &cli.kernel;
+    let given = [
+        ("--cache", !asked.cache.is_empty()),
+        ("--pages", asked.pages),
+        ("--percpu", asked.percpu),
+        ("--sample", asked.sample.is_some()),
+        ("--no-stacks", asked.no_stacks),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((option, _)) if !cli.what.kernel => {
+            let what = format!("{option} says what is recorded of the kernel's memory: it needs --kernel");
+            return Err(wrong(ErrorKind::MissingRequiredArgument, &what));
+        }
+        _ => {}
+    }
+    if cli.what.kernel && cli.what.mmap {
+        let what = "--mmap is about the address space of a process; with --kernel, --pages records pages";
+        return Err(wrong(ErrorKind::ArgumentConflict, what));
+    }
+    Ok(KernelOptions {
+        caches: asked.cache.clone(),
+        pages: asked.pages,
+        percpu: asked.percpu,
+        one_in: asked.sample.unwrap_or(1),
+        stacks: !asked.no_stacks,
+    })
 }
 
 /// What no option can see of itself.

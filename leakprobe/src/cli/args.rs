@@ -24,6 +24,11 @@ Examples:
     sudo leakprobe --pid 1298 \\
       --duration 60s --format json \\
       --output leaks.json
+  The kernel's own memory:
+    sudo leakprobe --kernel
+  One of its caches, on a busy machine:
+    sudo leakprobe --kernel \\
+      --cache 'kmalloc-*' --sample 64
   A program from its first allocation on:
     sudo leakprobe -- ./server --flag
   See what a report looks like:
@@ -31,16 +36,17 @@ Examples:
   See what this machine offers:
     sudo leakprobe doctor";
 
-/// Find the line of code that owns the memory a running process does not give back.
+/// Find the line of code that owns the memory a running process, or the kernel, does not give back.
 ///
 /// Watches the allocator of a live process from outside, with eBPF, and reports the blocks that are not
-/// given back by the stack that allocated them. The process is neither stopped nor restarted. Needs root.
+/// given back by the stack that allocated them. The process is neither stopped nor restarted. Or watches the
+/// kernel's own allocators. Needs root.
 #[derive(Debug, Parser)]
 #[command(
     name = "leakprobe",
     version,
-    override_usage = "leakprobe [OPTIONS] --pid PID...\n       leakprobe [OPTIONS] -- COMMAND...\n       \
-                      leakprobe [OPTIONS] demo\n       leakprobe doctor",
+    override_usage = "leakprobe [OPTIONS] --pid PID...\n       leakprobe [OPTIONS] --kernel\n       \
+                      leakprobe [OPTIONS] -- COMMAND...\n       leakprobe [OPTIONS] demo\n       leakprobe doctor",
     after_help = "Durations: 30s, 500ms, 5m, 1h30m; sizes: 4096, 64k, 1.5GiB. See --help for more.",
     after_long_help = EXAMPLES,
     disable_help_subcommand = true,
@@ -52,6 +58,8 @@ Examples:
 pub(super) struct Cli {
     #[command(flatten)]
     pub what: What,
+    #[command(flatten)]
+    pub kernel: Kernel,
     #[command(flatten)]
     pub show: Show,
     #[command(flatten)]
@@ -86,12 +94,29 @@ pub(super) enum Mode {
     Doctor,
 }
 
+impl Mode {
+    /// The word that asks for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Doctor => "doctor",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to profile")]
 pub(super) struct What {
     /// ID of a process to profile; can be given several times
     #[arg(short, long, value_name = "PID", value_delimiter = ',', allow_negative_numbers = true, value_parser = pid)]
     pub pid: Vec<u32>,
+
+    /// Profile the kernel's own memory: slab caches and kmalloc
+    ///
+    /// Reports each cache, traced and by /proc/slabinfo, then the longest-lived survivors with the kernel's stacks. It
+    /// watches the whole machine: on a busy one, --sample makes it cheaper.
+    #[arg(short, long, global = true)]
+    pub kernel: bool,
 
     /// Program to start (after --) and profile from its first allocation on, with its arguments
     ///
@@ -103,6 +128,37 @@ pub(super) struct What {
     /// Profile mmap, mremap, munmap and brk too
     #[arg(long, global = true)]
     pub mmap: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "With --kernel")]
+pub(super) struct Kernel {
+    /// Record only caches of this name; can be given several times, and as a glob: 'kmalloc-*'
+    ///
+    /// Names are those of /proc/slabinfo. In a glob, * stands for any text and ? for one character.
+    #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]
+    pub cache: Vec<String>,
+
+    /// Record pages of the page allocator too, those that no slab took
+    ///
+    /// Pages of user space and of files are among them. They are not sampled.
+    #[arg(long, global = true)]
+    pub pages: bool,
+
+    /// Record per-CPU memory too
+    #[arg(long, global = true)]
+    pub percpu: bool,
+
+    /// Record one address in N: cheaper; counts become estimates
+    ///
+    /// Which addresses are recorded is decided by a hash, so that an object and its free are both seen or both left
+    /// out. The report scales its numbers up and says so.
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub sample: Option<u32>,
+
+    /// Tell sites apart by the allocator's caller alone: cheaper than whole stacks
+    #[arg(long, global = true)]
+    pub no_stacks: bool,
 }
 
 #[derive(Debug, Args)]

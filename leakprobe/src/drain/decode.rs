@@ -2,7 +2,8 @@
 
 use bytes::{Buf, Bytes};
 use leakprobe_common::{
-    Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, RangeEvent, RangeOperation, Site,
+    Block, BlockKey, Event, EventKind, KernelBlock, KernelKey, LIFETIME_BUCKETS, RangeEvent, RangeOperation,
+    Site,
 };
 
 /// Bytes of one [`BlockKey`].
@@ -34,6 +35,35 @@ pub fn block(bytes: &mut Bytes) -> Option<Block> {
     })
 }
 
+/// Bytes of one [`KernelBlock`].
+pub const KERNEL_BLOCK_BYTES: usize = size_of::<KernelBlock>();
+
+/// The next key of the kernel's memory; `None` when fewer bytes are left than one has.
+pub fn kernel_key(bytes: &mut Bytes) -> Option<KernelKey> {
+    (bytes.remaining() >= size_of::<KernelKey>()).then(|| KernelKey {
+        address: bytes.get_u64_ne(),
+        kind: bytes.get_u32_ne(),
+        _pad: bytes.get_u32_ne(),
+    })
+}
+
+/// The next piece of the kernel's memory; `None` when fewer bytes are left than one has.
+pub fn kernel_block(bytes: &mut Bytes) -> Option<KernelBlock> {
+    if bytes.remaining() < KERNEL_BLOCK_BYTES {
+        return None;
+    }
+    let mut block = KernelBlock {
+        size: bytes.get_u64_ne(),
+        allocated_ns: bytes.get_u64_ne(),
+        site: bytes.get_u64_ne(),
+        tgid: bytes.get_u32_ne(),
+        weight: bytes.get_u32_ne(),
+        comm: [0; 16],
+    };
+    bytes.copy_to_slice(&mut block.comm);
+    Some(block)
+}
+
 /// The next site; `None` when fewer bytes are left than one has.
 pub fn site(bytes: &mut Bytes) -> Option<Site> {
     if bytes.remaining() < SITE_BYTES {
@@ -45,6 +75,7 @@ pub fn site(bytes: &mut Bytes) -> Option<Site> {
         freed_blocks: bytes.get_u64_ne(),
         freed_bytes: bytes.get_u64_ne(),
         max_lifetime_ns: bytes.get_u64_ne(),
+        missed_frees: bytes.get_u64_ne(),
         lifetimes: [0; LIFETIME_BUCKETS],
     };
     for bucket in &mut site.lifetimes {
@@ -136,11 +167,23 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_of_the_kernels_memory_is_read_field_by_field() {
+        let mut bytes = words(&[64, 7, 42, 11 | 2 << 32, u64::from_ne_bytes(*b"kworker/"), 0, 1]);
+        let read = kernel_block(&mut bytes).expect("whole");
+        assert_eq!((read.size, read.allocated_ns, read.site, read.tgid, read.weight), (64, 7, 42, 11, 2));
+        assert_eq!(&read.comm, b"kworker/\0\0\0\0\0\0\0\0");
+        assert_eq!(kernel_block(&mut bytes), None, "8 bytes are no block");
+    }
+
+    #[test]
     fn a_site_keeps_its_histogram_in_order() {
-        let mut numbers: Vec<u64> = (1..=5).collect();
+        let mut numbers: Vec<u64> = (1..=6).collect();
         numbers.extend(100..100 + LIFETIME_BUCKETS as u64);
         let site = site(&mut words(&numbers)).expect("whole");
-        assert_eq!((site.allocated_blocks, site.freed_bytes, site.max_lifetime_ns), (1, 4, 5));
+        assert_eq!(
+            (site.allocated_blocks, site.freed_bytes, site.max_lifetime_ns, site.missed_frees),
+            (1, 4, 5, 6)
+        );
         assert_eq!(site.lifetimes[39], 139);
     }
 

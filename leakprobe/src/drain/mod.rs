@@ -2,4 +2,5 @@
 
 pub mod batch;
 pub mod decode;
+pub mod kernel;
 pub mod snapshot;

@@ -186,6 +186,7 @@ mod tests {
             freed_blocks,
             freed_bytes: 10 * freed_blocks,
             max_lifetime_ns: 0,
+            missed_frees: 0,
             lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
         }
     }

@@ -1,7 +1,7 @@
 //! Loading the BPF object: aya makes the maps and the tracepoint programs; the uprobe programs are loaded
 //! for multi-uprobe links where the kernel has them, which aya 0.14 does not do.
 
-mod object;
+pub mod object;
 pub mod preallocate;
 
 use std::{
@@ -125,7 +125,7 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     let names = program_names(settings.floor);
     let multi = match mechanism {
         Mechanism::Multi => {
-            let object = Relocated::new(&ebpf, &globals)?;
+            let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
             Some(UprobePrograms {
                 allocate_enter: object.load(names.allocate_enter, UPROBE_MULTI)?,
                 allocate_return: object.load(names.allocate_return, UPROBE_MULTI)?,
@@ -204,7 +204,7 @@ where
     match load(program::<P>(ebpf, name)?) {
         Ok(()) => Ok(()),
         Err(error) => {
-            Relocated::new(ebpf, globals)?.load(name, 0)?;
+            Relocated::new(OBJECT, ebpf, &globals.bytes())?.load(name, 0)?;
             Err(error).with_context(|| format!("failed to load the BPF program {name}"))
         }
     }
@@ -227,7 +227,7 @@ pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> 
     let _limit = LockedMemory::unlimited();
     let globals = Globals::new(settings, mechanism);
     let ebpf = create(settings, &globals)?;
-    let object = Relocated::new(&ebpf, &globals)?;
+    let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
     let names = program_names(settings.floor);
     let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
     let all = [names.allocate_enter, names.allocate_return, names.free_enter].map(|name| (name, uprobes));

@@ -1,7 +1,7 @@
 //! The report as JSON: one object, one line. `docs/report-schema.md` is its documentation.
 
 use super::escape::bounded;
-use super::model::{Frame, Process, ProcessState, Report, SiteRow};
+use super::model::{Frame, Kernel, Process, ProcessState, Report, SiteRow};
 
 /// Characters of one string that are written at most; of longer ones the middle is left out.
 pub const MAX_CHARS: usize = 16 * 1024;
@@ -30,6 +30,7 @@ fn tidy(report: &mut Report) {
     finite(&mut report.totals.growth_bytes_per_minute);
     report.warnings.iter_mut().for_each(|warning| bound(&mut warning.text));
     report.processes.iter_mut().for_each(tidy_process);
+    report.kernel.iter_mut().for_each(tidy_kernel);
     report.sites.iter_mut().for_each(tidy_site);
     for probe in &mut report.probes {
         bound(&mut probe.object);
@@ -47,10 +48,21 @@ fn tidy_process(process: &mut Process) {
     }
 }
 
+fn tidy_kernel(kernel: &mut Kernel) {
+    for cache in &mut kernel.caches {
+        bound(&mut cache.name);
+        finite(&mut cache.growth_bytes_per_minute);
+        finite(&mut cache.untraced_free_share);
+        cache.slabinfo_bytes_per_minute.iter_mut().for_each(finite);
+    }
+}
+
 fn tidy_site(site: &mut SiteRow) {
     for number in [&mut site.growth_bytes_per_minute, &mut site.oldest_seconds, &mut site.median_seconds] {
         finite(number);
     }
+    site.made_by.iter_mut().for_each(|maker| bound(&mut maker.name));
+    site.contradiction.iter_mut().for_each(bound);
     for Frame { function, file, object, unknown, .. } in &mut site.stack.frames {
         [function, file, object, unknown].into_iter().flatten().for_each(bound);
     }

@@ -46,15 +46,24 @@ impl Ledger {
         losses.extend(self.recursion_misses.iter().filter(lost).map(|entry| Warning {
             kind: "recursion_misses".to_owned(),
             text: format!(
-                "{} of the BPF program {} skipped by the kernel: another one was running on that CPU; \
-                 stop other tracers of this process",
+                "{} of the BPF program {} skipped by the kernel: {}",
                 counted(entry.count, "run"),
-                entry.name
+                entry.name,
+                if ON_PROCESSES.contains(&entry.name.as_str()) {
+                    "another one was running on that CPU; stop other tracers of this process"
+                } else {
+                    "it was running on that CPU already when an interrupt called it; take the counts as wrong by that \
+                     many"
+                }
             ),
         }));
         losses
     }
 }
+
+/// The BPF programs on functions of processes; others are on the kernel's own.
+const ON_PROCESSES: [&str; 5] =
+    ["allocate_enter", "allocate_return", "free_enter", "floor_enter", "floor_return"];
 
 fn sentence(entry: &Entry) -> Warning {
     let text = match words(&entry.name).and_then(|words| words.loss) {
@@ -135,7 +144,28 @@ fn words(name: &str) -> Option<Words> {
             "nothing to set; Linux 5.15 and later lose none in this way",
         ),
         "not_a_target" => plain("by processes not profiled"),
+        "own" => plain("for leakprobe itself"),
+        "cache_filtered" => plain("of other caches"),
+        "bulk_cut" => loss(
+            "lost (bulk call cut)",
+            "allocation",
+            "not recorded: handed out by a bulk call of more objects than a program goes through",
+            "nothing to set; their frees are counted as of blocks not recorded",
+        ),
+        "scratch_busy" => loss(
+            "lost (in an interrupt)",
+            "allocation",
+            "not recorded: made in an interrupt while another one was recorded on that CPU",
+            "a few are harmless; --sample makes them fewer",
+        ),
         "frees_entered" => plain("frees"),
+        "free_unsampled" => plain("not sampled"),
+        "free_bulk_cut" => loss(
+            "lost (bulk call cut)",
+            "free",
+            "not seen: made by a bulk call of more objects than a program goes through",
+            "take those objects as live until their addresses are handed out again",
+        ),
         "freed" => plain("freed"),
         "free_null" => plain("free(NULL)"),
         "free_nested" => plain("inside a realloc"),
@@ -168,6 +198,13 @@ fn words(name: &str) -> Option<Words> {
             "look for an allocator function that is not probed (--verbose lists those that are)",
         ),
         "exec_dropped" => plain("dropped by exec"),
+        "pages_split" => plain("records of pages more, of blocks given back in part"),
+        "pages_split_lost" => loss(
+            "records of pages lost",
+            "record",
+            "lost: a block of pages was given back in part, and the map was full for what is left of it",
+            "raise --max-blocks",
+        ),
         "stack_map_full" => loss(
             "recorded without a stack (stack table full)",
             "block",

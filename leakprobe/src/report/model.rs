@@ -30,8 +30,11 @@ pub struct Report {
     pub older_seconds: f64,
     /// What the reader must know before believing a number, most important first.
     pub warnings: Vec<Warning>,
-    /// The processes profiled.
+    /// The processes profiled; empty with `--kernel`.
     pub processes: Vec<Process>,
+    /// The kernel; only with `--kernel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
     /// Sums over all sites.
     pub totals: Totals,
     /// The longest-lived survivors by site, largest first; at most `--top` of them.
@@ -40,6 +43,9 @@ pub struct Report {
     pub sites_with_survivors: u64,
     /// What was hit, recorded and lost.
     pub ledger: Ledger,
+    /// Whether the whole ledger and whole stacks are to be shown as text.
+    #[serde(skip)]
+    pub verbose: bool,
     /// Where each probe was put; only with `--verbose`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeRow>,
@@ -98,6 +104,88 @@ pub struct Process {
     pub open_files: Option<Gauge>,
 }
 
+/// The kernel's own memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Its release, such as `6.1.0-56-amd64`.
+    pub release: String,
+    /// Sums of /proc/meminfo.
+    pub memory: Vec<MemoryRow>,
+    /// The caches with the most bytes traced as live, most first; at most `--top` of them.
+    pub caches: Vec<CacheRow>,
+    /// How many caches have live objects that were traced, shown or not.
+    pub caches_with_live_objects: u64,
+    /// One address in so many is recorded; above 1, all numbers of blocks and bytes are estimates.
+    pub sampled_one_in: u32,
+    /// Which tracepoints tell of allocations: `raw` or `classic`.
+    pub tracepoints: String,
+    /// Functions without a tracepoint that are probed, and how: `patched` or `breakpoint`.
+    pub probed_functions: Vec<ProbedFunction>,
+    /// Functions without a tracepoint that this kernel lets nobody probe: their frees are not seen.
+    pub unprobed_functions: Vec<String>,
+    /// With `--pages`: pages that slabs took, which are left out because their objects are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slab_pages: Option<SlabPages>,
+}
+
+/// One sum of /proc/meminfo.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRow {
+    /// Its name there: `SUnreclaim`.
+    pub name: String,
+    /// Bytes; `None` where the kernel does not show it.
+    pub bytes: Option<Gauge>,
+}
+
+/// A function without a tracepoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbedFunction {
+    /// Its symbol.
+    pub name: String,
+    /// `patched` or `breakpoint`.
+    pub how: String,
+}
+
+/// Pages that are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlabPages {
+    /// Blocks of pages outstanding.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One slab cache, or one kind of memory that is in none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CacheRow {
+    /// As /proc/slabinfo has it; `kmalloc-large`, `pages` and `per-CPU` are no caches.
+    pub name: String,
+    /// Bytes of an object with what the allocator adds to it; `None` where it has no slabs.
+    pub object_bytes: Option<u64>,
+    /// Objects allocated since the start and live.
+    pub live_objects: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// `live_bytes` by the minutes of the session.
+    pub growth_bytes_per_minute: f64,
+    /// Objects in use by /proc/slabinfo, old ones too; free ones that CPUs keep for themselves count as in use.
+    pub slabinfo_objects: Option<u64>,
+    /// Change of that since the start.
+    pub slabinfo_change: Option<i64>,
+    /// The same in bytes a minute.
+    pub slabinfo_bytes_per_minute: Option<f64>,
+    /// Objects ever recorded.
+    pub allocated_objects: u64,
+    /// Recorded objects given back, seen or not.
+    pub freed_objects: u64,
+    /// Of these, those whose free was not seen: their address was handed out again.
+    pub untraced_frees: u64,
+    /// `untraced_frees` by `freed_objects`, 0 to 1.
+    pub untraced_free_share: f64,
+    /// Whether /proc/slabinfo contradicts most of `live_objects`.
+    pub contradicted: bool,
+}
+
 /// Sums over all sites.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
@@ -131,6 +219,12 @@ pub enum SiteKind {
     Heap,
     /// Ranges of the address space (mmap, mremap, brk).
     Mapping,
+    /// Objects of the kernel's slab caches and of kmalloc.
+    Slab,
+    /// Pages of the kernel's page allocator.
+    Pages,
+    /// The kernel's per-CPU memory.
+    PerCpu,
 }
 
 /// One allocating stack and what it holds.
@@ -138,11 +232,11 @@ pub enum SiteKind {
 pub struct SiteRow {
     /// 1 for the first.
     pub rank: u32,
-    /// Process it belongs to.
+    /// Process it belongs to; 0 for the kernel.
     pub pid: u32,
     /// What it hands out.
     pub kind: SiteKind,
-    /// The allocator's name (`glibc`), or `mmap`.
+    /// The allocator's name (`glibc`), or `mmap`; the kernel's cache.
     pub allocator: String,
     /// Bytes outstanding.
     pub live_bytes: u64,
@@ -168,8 +262,27 @@ pub struct SiteRow {
     pub freed_blocks: u64,
     /// Bytes of this site given back.
     pub freed_bytes: u64,
+    /// Who was running when the survivors were made, most first; only with `--kernel`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_by: Vec<Maker>,
+    /// Why the survivors are not to be believed; `None` where nothing speaks against them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contradiction: Option<String>,
     /// The stack that allocates.
     pub stack: StackRow,
+}
+
+/// Who was running when memory of the kernel's was allocated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maker {
+    /// The thread's name at that time. Untrusted bytes, not yet escaped.
+    pub name: String,
+    /// Survivors made while threads of this name ran.
+    pub blocks: u64,
+    /// In so many different processes.
+    pub processes: u64,
+    /// The process that made the most of them.
+    pub pid: u32,
 }
 
 /// How much of a stack is known.
@@ -184,6 +297,8 @@ pub enum StackQuality {
     Partial,
     /// No frames: the stack table was full.
     NotKept,
+    /// With `--no-stacks`: the allocator's caller alone.
+    Caller,
 }
 
 /// A symbolized stack.

@@ -90,6 +90,8 @@ fn sites() -> Vec<SiteRow> {
         allocated_bytes: 31_457_280,
         freed_blocks: 0,
         freed_bytes: 0,
+        made_by: Vec::new(),
+        contradiction: None,
         stack: StackRow {
             id: "00000000000a11ce".to_owned(),
             quality: StackQuality::Whole,

@@ -89,10 +89,12 @@ impl Session {
             older_seconds: older.as_secs_f64(),
             warnings,
             processes: self.watched.iter_mut().map(Watched::row).collect(),
+            kernel: None,
             totals: totals(&analysis),
             sites,
             sites_with_survivors: analysis.sites.len() as u64,
             ledger,
+            verbose: self.options.verbose,
             probes: if self.options.verbose {
                 self.watched.iter().flat_map(|watched| watched.probes().to_vec()).collect()
             } else {
@@ -134,6 +136,8 @@ impl Session {
             allocated_bytes: site.totals.allocated_bytes,
             freed_blocks: site.totals.freed_blocks,
             freed_bytes: site.totals.freed_bytes,
+            made_by: Vec::new(),
+            contradiction: None,
             stack: self.stack_row(site.key.tgid, site.key.stack, kind),
         }
     }
@@ -187,7 +191,7 @@ fn in_libc(frame: &Frame) -> bool {
     ["libc.so", "libc-2.", "libpthread", "ld-musl"].iter().any(|name| file.starts_with(name))
 }
 
-fn totals(analysis: &Analysis) -> Totals {
+pub(super) fn totals(analysis: &Analysis) -> Totals {
     let sums = &analysis.sums;
     Totals {
         live_bytes: sums.live_bytes,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Time between two looks at what a process uses: the last one stands in the report when it ends.
-const SAMPLE: Duration = Duration::from_millis(500);
+pub(super) const SAMPLE: Duration = Duration::from_millis(500);
 
 /// Records of the ring buffer taken in before the clock is looked at again.
 const EVENTS_AT_ONCE: usize = 4096;

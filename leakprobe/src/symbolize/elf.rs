@@ -281,7 +281,7 @@ fn shared_link(bytes: &[u8]) -> Option<SharedLink> {
 }
 
 /// The build ID among the notes of one section.
-fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn build_id(mut notes: &[u8]) -> Option<Vec<u8>> {
     while notes.len() >= 12 {
         let (name_size, size, kind) = (word(notes, 0) as usize, word(notes, 4) as usize, word(notes, 8));
         let name = notes.get(12..12usize.checked_add(name_size)?)?;

@@ -27,6 +27,7 @@ mod demangle;
 mod elf;
 mod expand;
 mod guard;
+pub mod kernel;
 mod object;
 mod return_address;
 mod source;

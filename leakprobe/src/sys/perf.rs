@@ -32,10 +32,18 @@ pub fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
     open(Attributes { kind: PERF_TYPE_TRACEPOINT, config: id, ..Attributes::default() })
 }
 
-/// Opens a perf event for the entry of a function of the kernel's. `source` is the number of the kprobe
-/// event source.
-pub fn open_kprobe(source: u32, function: &CStr) -> io::Result<OwnedFd> {
-    open(Attributes { kind: source, config1: function.as_ptr() as u64, ..Attributes::default() })
+/// Opens a perf event for the entry of a function of the kernel's, or with `returns` for its return. `source` is the
+/// number of the kprobe event source ([`kprobe_source`]).
+pub fn open_kprobe(source: u32, function: &CStr, returns: bool) -> io::Result<OwnedFd> {
+    // Bit 0 by /sys/bus/event_source/devices/kprobe/format/retprobe.
+    let config = u64::from(returns);
+    open(Attributes { kind: source, config, config1: function.as_ptr() as u64, ..Attributes::default() })
+}
+
+/// The number of the kprobe event source; `None` where the kernel has no kprobes.
+pub fn kprobe_source() -> Option<u32> {
+    let text = std::fs::read_to_string("/sys/bus/event_source/devices/kprobe/type").ok()?;
+    text.trim().parse().ok()
 }
 
 fn open(attributes: Attributes) -> io::Result<OwnedFd> {

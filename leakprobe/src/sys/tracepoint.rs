@@ -38,7 +38,17 @@ impl TraceFs {
 
     /// The kernel's number of the tracepoint `category:name`.
     pub fn id(&self, category: &str, name: &str) -> Result<u64> {
-        let path = std::ffi::CString::new(format!("events/{category}/{name}/id"))?;
+        let text = self.read(category, name, "id")?;
+        text.trim().parse().with_context(|| format!("the id of {category}:{name} is {text:?}"))
+    }
+
+    /// What its record looks like.
+    pub fn format(&self, category: &str, name: &str) -> Result<String> {
+        self.read(category, name, "format")
+    }
+
+    fn read(&self, category: &str, name: &str, what: &str) -> Result<String> {
+        let path = std::ffi::CString::new(format!("events/{category}/{name}/{what}"))?;
         let file = descriptor(|| {
             // SAFETY: the path is NUL-terminated.
             unsafe {
@@ -49,8 +59,8 @@ impl TraceFs {
         let mut text = String::new();
         File::from(file)
             .read_to_string(&mut text)
-            .with_context(|| format!("failed to read the id of {category}:{name}"))?;
-        text.trim().parse().with_context(|| format!("the id of {category}:{name} is {text:?}"))
+            .with_context(|| format!("failed to read the {what} of {category}:{name}"))?;
+        Ok(text)
     }
 }
 

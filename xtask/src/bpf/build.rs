@@ -10,14 +10,18 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Architecture, object, toolchain::Toolchain, wrapper};
+use super::{Architecture, OBJECTS, object, toolchain::Toolchain, wrapper};
 use crate::command::{run, workspace};
 
-/// Builds the object for one processor in a target folder, and gives it as it is to be committed.
+/// Builds the objects for one processor in a target folder, and gives each with its name, as it is to be committed.
 ///
 /// # Errors
 /// When the sources do not compile, or the result is not acceptable (see [`object`]).
-pub fn build(toolchain: &Toolchain, architecture: Architecture, target: &Path) -> anyhow::Result<Vec<u8>> {
+pub fn build(
+    toolchain: &Toolchain,
+    architecture: Architecture,
+    target: &Path,
+) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let registry = cargo_home()?.join("registry/src");
     // The paths to remap are those of unpacked packages: so there must be some.
     run(cargo(toolchain).args(["fetch", "--quiet", "--locked"]))?;
@@ -42,8 +46,15 @@ pub fn build(toolchain: &Toolchain, architecture: Architecture, target: &Path) -
     run(&mut cargo)
         .with_context(|| format!("failed to build the BPF programs for {}", architecture.name()))?;
 
-    let linked = target.join(TARGET).join("release/leakprobe");
-    let linked = fs::read(&linked).with_context(|| format!("failed to read {}", linked.display()))?;
+    OBJECTS
+        .into_iter()
+        .map(|name| Ok((name, finished(&target.join(TARGET).join("release").join(name))?)))
+        .collect()
+}
+
+/// A linked object, as it is to be committed.
+fn finished(linked: &Path) -> anyhow::Result<Vec<u8>> {
+    let linked = fs::read(linked).with_context(|| format!("failed to read {}", linked.display()))?;
     let stripped = object::strip(&linked)?;
     object::refuse_new_atomics(&stripped)?;
     Ok(stripped)

@@ -26,7 +26,7 @@ pub struct Arguments {
     /// Rebuild from nothing and fail when the committed objects differ; writes nothing
     #[arg(long)]
     check: bool,
-    /// The processor on which the object is to run
+    /// The processor on which the objects are to run
     #[arg(long, value_enum, default_value_t = Selection::All)]
     arch: Selection,
 }
@@ -57,11 +57,14 @@ impl Architecture {
         }
     }
 
-    /// The committed object, from the workspace's folder.
-    pub fn committed(self) -> PathBuf {
-        Path::new("leakprobe/ebpf").join(format!("leakprobe.{}.bpf.o", self.name()))
+    /// A committed object, from the workspace's folder.
+    pub fn committed(self, object: &str) -> PathBuf {
+        Path::new("leakprobe/ebpf").join(format!("{object}.{}.bpf.o", self.name()))
     }
 }
+
+/// The objects, by the names of their programs in leakprobe-ebpf: for processes, and for the kernel's own memory.
+pub const OBJECTS: [&str; 2] = ["leakprobe", "kernel"];
 
 /// The record of the toolchain, from the workspace's folder.
 const RECORD: &str = "leakprobe/ebpf/TOOLCHAIN";
@@ -97,14 +100,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if !same_toolchain && recorded.is_some() && arguments.arch != Selection::All {
         bail!(
-            "failed to build one object: the other's toolchain differs ({RECORD}); build both, with --arch all"
+            "failed to build for one processor: the toolchain of the other's objects differs ({RECORD}); build both, with --arch all"
         );
     }
     for &architecture in architectures {
-        let bytes = build::build(&toolchain, architecture, &build_folder("bpf"))?;
-        let file = workspace().join(architecture.committed());
-        write_if_changed(&file, &bytes)?;
-        eprintln!("{}: {} bytes", architecture.committed().display(), bytes.len());
+        for (object, bytes) in build::build(&toolchain, architecture, &build_folder("bpf"))? {
+            let name = architecture.committed(object);
+            write_if_changed(&workspace().join(&name), &bytes)?;
+            eprintln!("{}: {} bytes", name.display(), bytes.len());
+        }
     }
     toolchain.identity.write(&record)
 }
@@ -140,19 +144,20 @@ fn check(toolchain: &toolchain::Toolchain, architectures: &[Architecture]) -> an
     }
     let mut differing = Vec::new();
     for &architecture in architectures {
-        let built = build::build(toolchain, architecture, &folder)?;
-        let name = architecture.committed();
-        let committed = fs::read(workspace().join(&name)).with_context(|| {
-            format!("failed to read {}; build it: cargo xtask build-ebpf", name.display())
-        })?;
-        match first_difference(&committed, &built) {
-            None => eprintln!("{}: {} bytes, as built from the sources", name.display(), built.len()),
-            Some(offset) => differing.push(format!(
-                "{} ({} bytes; {} as built now; first difference at {offset:#x})",
-                name.display(),
-                committed.len(),
-                built.len()
-            )),
+        for (object, built) in build::build(toolchain, architecture, &folder)? {
+            let name = architecture.committed(object);
+            let committed = fs::read(workspace().join(&name)).with_context(|| {
+                format!("failed to read {}; build it: cargo xtask build-ebpf", name.display())
+            })?;
+            match first_difference(&committed, &built) {
+                None => eprintln!("{}: {} bytes, as built from the sources", name.display(), built.len()),
+                Some(offset) => differing.push(format!(
+                    "{} ({} bytes; {} as built now; first difference at {offset:#x})",
+                    name.display(),
+                    committed.len(),
+                    built.len()
+                )),
+            }
         }
     }
     if !differing.is_empty() {

@@ -197,9 +197,8 @@ fn traces(btf: &Btf, attach_type: bpf_attach_type) -> bool {
 
 /// Puts a perf event on one of the kernel's functions, and takes it off again.
 fn kprobes() -> bool {
-    let source = fs::read_to_string("/sys/bus/event_source/devices/kprobe/type").unwrap_or_default();
-    let Ok(source) = source.trim().parse() else { return false };
-    KERNEL_FUNCTIONS.iter().any(|function| perf::open_kprobe(source, function).is_ok())
+    let Some(source) = perf::kprobe_source() else { return false };
+    KERNEL_FUNCTIONS.iter().any(|function| perf::open_kprobe(source, function, false).is_ok())
 }
 
 /// A program that does nothing.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Ebpf;
 use aya_obj::{Object, ProgramSection, generated::bpf_prog_type};
 
-use super::{Globals, OBJECT, map_data};
+use super::map_data;
 use crate::probe::features::lockdown_hint;
 use crate::sys::bpf::program::{self, Cost, Program};
 
@@ -20,12 +20,10 @@ use crate::sys::bpf::program::{self, Cost, Program};
 pub struct Relocated(Object);
 
 impl Relocated {
-    /// Parses the object anew, with the maps of `ebpf`.
-    pub fn new(ebpf: &Ebpf, globals: &Globals) -> Result<Self> {
-        let mut object = Object::parse(OBJECT).context("failed to parse the BPF object")?;
-        object.patch_map_data(
-            globals.bytes().iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect(),
-        )?;
+    /// Parses an object anew, with the maps of `ebpf`, which was made of it, and with its globals by name.
+    pub fn new(object: &[u8], ebpf: &Ebpf, globals: &[(&'static str, Vec<u8>)]) -> Result<Self> {
+        let mut object = Object::parse(object).context("failed to parse the BPF object")?;
+        object.patch_map_data(globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect())?;
         let definitions = std::mem::take(&mut object.maps);
         let fds: HashMap<&str, i32> = ebpf
             .maps()
@@ -50,7 +48,15 @@ impl Relocated {
     /// # Errors
     /// What the kernel said, with the verifier's last words.
     pub fn load(&self, name: &str, attach_type: u32) -> Result<OwnedFd> {
-        self.with(name, attach_type, program::load)
+        self.with(name, attach_type, 0, program::load)
+    }
+
+    /// Loads a program for a function of the kernel's, as its BTF numbers it.
+    ///
+    /// # Errors
+    /// As [`Relocated::load`].
+    pub fn load_for_function(&self, name: &str, attach_type: u32, function: u32) -> Result<OwnedFd> {
+        self.with(name, attach_type, function, program::load)
     }
 
     /// As [`Relocated::load`], and says what it took.
@@ -58,20 +64,25 @@ impl Relocated {
     /// # Errors
     /// As there.
     pub fn load_measured(&self, name: &str, attach_type: u32) -> Result<(OwnedFd, Cost)> {
-        self.with(name, attach_type, program::load_measured)
+        self.with(name, attach_type, 0, program::load_measured)
     }
 
     fn with<T>(
         &self,
         name: &str,
         attach_type: u32,
+        kernel_type: u32,
         load: impl FnOnce(&Program<'_>) -> io::Result<T>,
     ) -> Result<T> {
         let found =
             self.0.programs.get(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
         let kind = match found.section {
-            ProgramSection::UProbe { .. } | ProgramSection::URetProbe { .. } => {
-                bpf_prog_type::BPF_PROG_TYPE_KPROBE
+            ProgramSection::UProbe { .. }
+            | ProgramSection::URetProbe { .. }
+            | ProgramSection::KProbe
+            | ProgramSection::KRetProbe => bpf_prog_type::BPF_PROG_TYPE_KPROBE,
+            ProgramSection::FEntry { .. } | ProgramSection::FExit { .. } => {
+                bpf_prog_type::BPF_PROG_TYPE_TRACING
             }
             ProgramSection::TracePoint => bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT,
             ProgramSection::RawTracePoint => bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT,
@@ -79,7 +90,7 @@ impl Relocated {
         };
         let license: &CString = &found.license;
         let instructions = &self.0.functions[&found.function_key()].instructions;
-        load(&Program { name, kind, attach_type, kernel_type: 0, instructions, license })
+        load(&Program { name, kind, attach_type, kernel_type, instructions, license })
             .with_context(|| format!("failed to load the BPF program {name}{}", lockdown_hint()))
     }
 }

@@ -15,6 +15,7 @@ const NAME: usize = 32;
 pub(super) fn headline(page: &mut Page, report: &Report) {
     let kind = if report.is_final { "final report" } else { "report" };
     let subject = match report.processes.as_slice() {
+        [] if report.kernel.is_some() => "the kernel".to_owned(),
         [process] => format!("{} (pid {})", name(process), process.pid),
         processes => format!("{} processes", count(processes.len() as u64)),
     };
@@ -90,7 +91,7 @@ fn command_line(arguments: &[String]) -> String {
     line
 }
 
-fn bytes(gauge: Option<Gauge>) -> String {
+pub(super) fn bytes(gauge: Option<Gauge>) -> String {
     gauge.map_or_else(
         || "unknown".to_owned(),
         |gauge| format!("{}{}", size(gauge.now), change(gauge.change, signed_size)),

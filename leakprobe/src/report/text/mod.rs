@@ -1,6 +1,7 @@
 //! The report as text for a terminal, a log file or a mail.
 
 mod head;
+mod kernel;
 mod ledger;
 mod page;
 mod probes;
@@ -33,6 +34,10 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
         page.blank();
         head::process(&mut page, process);
     }
+    if let Some(kernel) = &report.kernel {
+        page.blank();
+        kernel::kernel(&mut page, kernel);
+    }
     page.blank();
     head::totals(&mut page, report);
     if report.sites.is_empty() {
@@ -45,16 +50,16 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
     }
     page.blank();
     ledger::ledger(&mut page, &report.ledger, is_verbose(report));
-    if is_verbose(report) {
+    if !report.probes.is_empty() {
         page.blank();
         probes::probes(&mut page, report);
     }
     page.finish()
 }
 
-/// Probes are in a report only when `--verbose` asks for them.
+/// Probes are in a report only when `--verbose` asks for them; the kernel's are always few.
 fn is_verbose(report: &Report) -> bool {
-    !report.probes.is_empty()
+    !report.probes.is_empty() || report.verbose
 }
 
 fn nothing_to_show(report: &Report) -> String {
@@ -70,6 +75,8 @@ fn nothing_to_show(report: &Report) -> String {
     } else if calls > 0 {
         let calls = counted(calls, "allocation");
         format!("no block was recorded in {watched}, of {calls}: the ledger says why.{doubt}")
+    } else if report.kernel.is_some() {
+        format!("no allocation of the kernel's was seen in {watched}.{doubt}")
     } else {
         format!(
             "no allocation was seen in {watched}: nothing has called a probed allocator function. Is the \

@@ -4,15 +4,33 @@ use super::head::since;
 use super::page::{Page, Tone};
 use super::{is_verbose, stack};
 use crate::report::escape::visible;
-use crate::report::model::{Report, SiteKind, SiteRow};
+use crate::report::model::{Maker, Report, SiteKind, SiteRow};
 use crate::report::units::{count, counted, duration, signed_size, size, size_per_minute};
+
+/// `made while nginx (pid 812) ran: all`, `... while sh ran, in 40 processes: 71%`.
+fn made_by(maker: &Maker, of: u64) -> String {
+    let share = match maker.blocks.saturating_mul(100).checked_div(of) {
+        Some(100..) | None => "all".to_owned(),
+        Some(0) => "under 1%".to_owned(),
+        Some(percent) => format!("{percent}%"),
+    };
+    let name = visible(&maker.name);
+    if maker.processes > 1 {
+        format!("made while {name} ran, in {} processes: {share}", count(maker.processes))
+    } else if maker.pid == 0 {
+        format!("made while the CPU was idle ({name}), in an interrupt: {share}")
+    } else {
+        format!("made while {name} (pid {}) ran: {share}", maker.pid)
+    }
+}
 
 /// Blanks before everything that belongs to a site's heading.
 const INDENT: usize = 4;
 
 pub(super) fn site(page: &mut Page, report: &Report, row: &SiteRow) {
     let noun = match row.kind {
-        SiteKind::Heap => "block",
+        SiteKind::Heap | SiteKind::Pages | SiteKind::PerCpu => "block",
+        SiteKind::Slab => "object",
         SiteKind::Mapping => "range",
     };
     let mut heading =
@@ -44,5 +62,11 @@ pub(super) fn site(page: &mut Page, report: &Report, row: &SiteRow) {
         details.push(format!("[{}]", visible(&row.allocator)));
     }
     page.flow(Tone::Plain, INDENT, " ", &details);
+    if let Some(contradiction) = &row.contradiction {
+        page.prose(Tone::Warning, INDENT, &format!("    {}", visible(contradiction)));
+    }
+    if let Some(maker) = row.made_by.first() {
+        page.prose(Tone::Plain, INDENT, &format!("    {}", made_by(maker, row.survivor_blocks)));
+    }
     stack::stack(page, &row.stack, is_verbose(report));
 }

@@ -115,6 +115,17 @@ pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     command(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attributes).map(owned)
 }
 
+/// Attaches a raw tracepoint program to a tracepoint by name. Dropping the link takes it off.
+///
+/// # Errors
+/// What the kernel said: `ENOENT` where there is no such tracepoint.
+pub fn attach_raw_tracepoint(program: BorrowedFd<'_>, tracepoint: &CStr) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.raw_tracepoint.name = tracepoint.as_ptr() as u64;
+    attributes.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    command(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attributes).map(owned)
+}
+
 fn text(log: &[u8]) -> String {
     CStr::from_bytes_until_nul(log).unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -1,0 +1,185 @@
+//! Outstanding objects: recorded and freed.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+};
+use leakprobe_common::{
+    CacheKey, Counter, KernelBlock, KernelKey, MemoryKind, Site, StackEnd, lifetime_bucket,
+};
+
+use crate::{
+    cache,
+    ledger::{add, count},
+    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, SCRATCH, SITES, Scratch},
+    sample, site,
+};
+
+const EEXIST: i32 = -17;
+const E2BIG: i32 = -7;
+
+/// What was allocated.
+pub struct New {
+    pub kind: MemoryKind,
+    pub cache: CacheKey,
+    pub address: u64,
+    /// Bytes that the allocator has spent.
+    pub size: u64,
+    /// Return address in the allocator's caller.
+    pub call_site: u64,
+    pub weight: u32,
+}
+
+/// Whether an allocation is to be recorded, as far as that can be told without its cache. Counts it in any case.
+#[inline(always)]
+pub fn is_of_interest(address: u64, sampled: bool, requested: impl FnOnce() -> u64) -> bool {
+    count(Counter::AllocationsEntered);
+    let outcome = if address == 0 {
+        Counter::Failed
+    } else if sampled && sample::leaves_out(address) {
+        Counter::Unsampled
+    } else if (bpf_get_current_pid_tgid() >> 32) as u32 == OWN_TGID.load() {
+        Counter::Own
+    } else if is_filtered(requested) {
+        Counter::Filtered
+    } else {
+        return true;
+    };
+    count(outcome);
+    false
+}
+
+#[inline(always)]
+fn is_filtered(requested: impl FnOnce() -> u64) -> bool {
+    let (min, max) = (MIN_SIZE.load(), MAX_SIZE.load());
+    if min == 0 && max == u64::MAX {
+        return false;
+    }
+    let requested = requested();
+    requested < min || requested > max
+}
+
+/// Records an object, with the stack that allocates it.
+#[inline(always)]
+pub fn record<C: EbpfContext>(ctx: &C, program: Program, new: &New) {
+    if !cache::is_wanted(new.cache) {
+        return count(Counter::CacheFiltered);
+    }
+    with_scratch(program, |scratch| {
+        match site::capture(ctx, &mut scratch.stack, new.kind, new.cache, new.call_site) {
+            Some((id, site)) => {
+                if scratch.stack.end == StackEnd::Truncated as u32 {
+                    count(Counter::StackTruncated);
+                }
+                store(new, id, site);
+            }
+            None => count(Counter::BlockMapRefused),
+        }
+    });
+}
+
+/// Lends a program its place to build a stack in.
+#[inline(always)]
+pub fn with_scratch(program: Program, work: impl FnOnce(&mut Scratch)) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(program as u32) else { return };
+    // SAFETY: a per-CPU value of this program's own, which runs once at a time on a CPU: the kernel sees to that from
+    // 6.1 on, and `busy` before, where nothing but an interrupt comes in between.
+    let scratch = unsafe { &mut *scratch };
+    if scratch.busy != 0 {
+        return count(Counter::ScratchBusy);
+    }
+    scratch.busy = 1;
+    work(scratch);
+    scratch.busy = 0;
+}
+
+/// Stores an object's record under its site.
+#[inline(always)]
+pub fn store(new: &New, id: u64, site: *mut Site) {
+    let block = KernelBlock {
+        size: new.size,
+        // SAFETY: the helper has no preconditions.
+        allocated_ns: unsafe { bpf_ktime_get_ns() },
+        site: id,
+        tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        weight: new.weight,
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    };
+    let key = KernelKey { address: new.address, kind: new.kind as u32, _pad: 0 };
+    let mut inserted = BLOCKS.insert(key, &block, BPF_NOEXIST as u64);
+    if inserted == Err(EEXIST) {
+        evict(&key);
+        inserted = BLOCKS.insert(key, &block, BPF_ANY as u64);
+    }
+    match inserted {
+        Ok(()) => {
+            count(Counter::Recorded);
+            let weight = u64::from(new.weight);
+            // SAFETY: points into a live map value.
+            unsafe {
+                add(&raw mut (*site).allocated_blocks, weight);
+                add(&raw mut (*site).allocated_bytes, weight * new.size);
+            }
+        }
+        Err(E2BIG) => count(Counter::BlockMapFull),
+        Err(_) => count(Counter::BlockMapRefused),
+    }
+}
+
+/// Removes the record of an object that is given back.
+#[inline(always)]
+pub fn free(kind: MemoryKind, address: u64) {
+    count(Counter::FreesEntered);
+    if address == 0 {
+        return count(Counter::FreeNull);
+    }
+    if sample::leaves_out(address) {
+        return count(Counter::FreeUnsampled);
+    }
+    match remove(&KernelKey { address, kind: kind as u32, _pad: 0 }) {
+        Some(block) => {
+            count(Counter::Freed);
+            // SAFETY: the helper has no preconditions.
+            retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
+        }
+        None => count(Counter::FreeUnknown),
+    }
+}
+
+/// The address is handed out again: its free was not seen.
+#[inline(always)]
+fn evict(key: &KernelKey) {
+    let Some(old) = remove(key) else { return };
+    count(Counter::MissedFree);
+    retire(&old, None);
+}
+
+/// Reads and deletes a record; `None` when there is none, or another CPU was first.
+#[inline(always)]
+pub fn remove(key: &KernelKey) -> Option<KernelBlock> {
+    // SAFETY: an element that is removed meanwhile can be used anew, but only who gives an object back removes its
+    // record, and nobody gets the object before that.
+    let block = *unsafe { BLOCKS.get(key) }?;
+    BLOCKS.remove(key).ok()?;
+    Some(block)
+}
+
+/// Counts an object as gone from its site. `now_ns` is when it was freed, or `None` when its free was not seen.
+#[inline(always)]
+pub fn retire(block: &KernelBlock, now_ns: Option<u64>) {
+    let Some(site) = SITES.get_ptr_mut(block.site) else { return };
+    let weight = u64::from(block.weight);
+    // SAFETY: points into a live map value; `lifetime_bucket` is below the array's length.
+    unsafe {
+        add(&raw mut (*site).freed_blocks, weight);
+        add(&raw mut (*site).freed_bytes, weight * block.size);
+        let Some(now_ns) = now_ns else { return add(&raw mut (*site).missed_frees, weight) };
+        let lifetime_ns = now_ns.saturating_sub(block.allocated_ns);
+        add((&raw mut (*site).lifetimes).cast::<u64>().add(lifetime_bucket(lifetime_ns)), weight);
+        // Not atomic: of two frees at once, one may be forgotten here.
+        if lifetime_ns > (*site).max_lifetime_ns {
+            (*site).max_lifetime_ns = lifetime_ns;
+        }
+    }
+}

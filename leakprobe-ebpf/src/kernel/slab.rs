@@ -1,0 +1,195 @@
+//! Slab objects and per-CPU memory, by tracepoint.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated,
+    programs::{RawTracePointContext, TracePointContext},
+};
+use leakprobe_common::{CACHE_NAME, CacheKey, CacheKind, MemoryKind, mix};
+
+use crate::{
+    cache,
+    fields::{argument, field, field32},
+    maps::{
+        CACHE_ALLOCATED_AT, CACHE_NAME_LOC_AT, CACHE_REQUESTED_AT, CPUS, KMALLOC_ALLOCATED_AT,
+        KMALLOC_GFP_AT, KMALLOC_REQUESTED_AT, PERCPU_FREED_AT, PERCPU_POINTER_AT, PERCPU_SIZE_AT, Program,
+        closing,
+    },
+    object::{self, New, is_of_interest},
+    sample,
+};
+
+/// Where these fields are in the records of all classic tracepoints of slab objects.
+const CALL_SITE_AT: u64 = 8;
+const POINTER_AT: u64 = 16;
+
+/// `kmalloc(call_site, ptr, bytes_req, bytes_alloc, gfp_flags, ...)`
+#[inline(always)]
+pub fn kmalloc(ctx: &RawTracePointContext) -> i32 {
+    let (call_site, address) = (argument(ctx, 0), argument(ctx, 1));
+    let (requested, size) = (argument(ctx, 2), argument(ctx, 3));
+    kmalloced(ctx, call_site, address, requested, size, argument(ctx, 4))
+}
+
+/// As above, from the tracepoint's record.
+#[inline(always)]
+pub fn kmalloc_classic(ctx: &TracePointContext) -> u32 {
+    let (call_site, address) = (field(ctx, CALL_SITE_AT), field(ctx, POINTER_AT));
+    let (requested, size) =
+        (field(ctx, KMALLOC_REQUESTED_AT.load()), field(ctx, KMALLOC_ALLOCATED_AT.load()));
+    let flags = u64::from(field32(ctx, KMALLOC_GFP_AT.load()));
+    kmalloced(ctx, call_site, address, requested, size, flags);
+    0
+}
+
+#[inline(always)]
+fn kmalloced<C: EbpfContext>(
+    ctx: &C,
+    call_site: u64,
+    address: u64,
+    requested: u64,
+    size: u64,
+    flags: u64,
+) -> i32 {
+    if !closing() && is_of_interest(address, true, || requested) {
+        let cache = cache::of_kmalloc(address, size, flags);
+        let weight = sample::weight();
+        let kind = MemoryKind::Slab;
+        object::record(ctx, Program::Kmalloc, &New { kind, cache, address, size, call_site, weight });
+    }
+    0
+}
+
+/// `kmem_cache_alloc(call_site, ptr, s, ...)`, from 6.1 on.
+#[inline(always)]
+pub fn cache_alloc(ctx: &RawTracePointContext) -> i32 {
+    let (call_site, address, cache) = (argument(ctx, 0), argument(ctx, 1), CacheKey(argument(ctx, 2)));
+    if !closing() && is_of_interest(address, true, || u64::from(cache::object_size(cache))) {
+        cached(ctx, cache, call_site, address, u64::from(cache::size(cache)));
+    }
+    0
+}
+
+/// `kmem_cache_alloc(call_site, ptr, bytes_req, bytes_alloc, ...)`, before 6.1.
+#[inline(always)]
+pub fn cache_alloc_sized(ctx: &RawTracePointContext) -> i32 {
+    let (call_site, address) = (argument(ctx, 0), argument(ctx, 1));
+    let (requested, size) = (argument(ctx, 2), argument(ctx, 3));
+    if !closing() && is_of_interest(address, true, || requested) {
+        cached(ctx, cache::of_sized(address, size), call_site, address, size);
+    }
+    0
+}
+
+/// From the tracepoint's record.
+#[inline(always)]
+pub fn cache_alloc_classic(ctx: &TracePointContext) -> u32 {
+    let (call_site, address) = (field(ctx, CALL_SITE_AT), field(ctx, POINTER_AT));
+    let (requested, size) = (field(ctx, CACHE_REQUESTED_AT.load()), field(ctx, CACHE_ALLOCATED_AT.load()));
+    if !closing() && is_of_interest(address, true, || requested) {
+        let cache = match CACHE_NAME_LOC_AT.load() {
+            0 => CacheKey::of(CacheKind::Unnamed, size),
+            at => named(ctx, at, requested, size),
+        };
+        cached(ctx, cache, call_site, address, size);
+    }
+    0
+}
+
+/// The cache of which the record has the name (from 6.18 on): its key is a hash of it.
+#[inline(always)]
+fn named(ctx: &TracePointContext, at: u64, requested: u64, size: u64) -> CacheKey {
+    // `__data_loc`: the lower half is the offset from the record's start.
+    let from = ctx.as_ptr() as u64 + u64::from(field32(ctx, at) & 0xffff);
+    let mut name = [0u8; CACHE_NAME];
+    // SAFETY: the buffer is as long as is said; the helper checks the address and ends the text with a 0.
+    unsafe {
+        generated::bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), CACHE_NAME as u32, from as *const _);
+    }
+    let mut hash = 0;
+    for word in name.chunks_exact(8) {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(word);
+        hash = mix(hash, u64::from_le_bytes(bytes));
+    }
+    // As an address, so that it is taken for no other kind of key.
+    let key = CacheKey(hash | 1 << 63);
+    if !cache::is_known(key) {
+        cache::keep(key, name, size as u32, requested as u32);
+    }
+    key
+}
+
+#[inline(always)]
+fn cached<C: EbpfContext>(ctx: &C, cache: CacheKey, call_site: u64, address: u64, size: u64) {
+    let weight = sample::weight();
+    let new = New { kind: MemoryKind::Slab, cache, address, size, call_site, weight };
+    object::record(ctx, Program::Cache, &new);
+}
+
+/// `kfree(call_site, ptr)`, `kmem_cache_free(call_site, ptr, ...)`
+#[inline(always)]
+pub fn free(ctx: &RawTracePointContext) -> i32 {
+    if !closing() {
+        object::free(MemoryKind::Slab, argument(ctx, 1));
+    }
+    0
+}
+
+/// From the tracepoint's record.
+#[inline(always)]
+pub fn free_classic(ctx: &TracePointContext) -> u32 {
+    if !closing() {
+        object::free(MemoryKind::Slab, field(ctx, POINTER_AT));
+    }
+    0
+}
+
+/// `percpu_alloc_percpu(call_site, reserved, is_atomic, size, align, base_addr, off, ptr, ...)`, from 6.0 on.
+#[inline(always)]
+pub fn percpu_alloc(ctx: &RawTracePointContext) -> i32 {
+    percpu(ctx, argument(ctx, 0), argument(ctx, 3), argument(ctx, 7))
+}
+
+/// `percpu_alloc_percpu(reserved, is_atomic, size, align, base_addr, off, ptr)`, before.
+#[inline(always)]
+pub fn percpu_alloc_bare(ctx: &RawTracePointContext) -> i32 {
+    percpu(ctx, 0, argument(ctx, 2), argument(ctx, 6))
+}
+
+/// From the tracepoint's record.
+#[inline(always)]
+pub fn percpu_alloc_classic(ctx: &TracePointContext) -> u32 {
+    percpu(ctx, 0, field(ctx, PERCPU_SIZE_AT.load()), field(ctx, PERCPU_POINTER_AT.load()));
+    0
+}
+
+#[inline(always)]
+fn percpu<C: EbpfContext>(ctx: &C, call_site: u64, bytes: u64, address: u64) -> i32 {
+    if !closing() && is_of_interest(address, true, || bytes) {
+        let cache = CacheKey::of(CacheKind::PerCpu, 0);
+        let size = bytes.wrapping_mul(CPUS.load());
+        let (kind, weight) = (MemoryKind::PerCpu, sample::weight());
+        let new = New { kind, cache, address, size, call_site, weight };
+        object::record(ctx, Program::PerCpu, &new);
+    }
+    0
+}
+
+/// `percpu_free_percpu(base_addr, off, ptr)`
+#[inline(always)]
+pub fn percpu_free(ctx: &RawTracePointContext) -> i32 {
+    if !closing() {
+        object::free(MemoryKind::PerCpu, argument(ctx, 2));
+    }
+    0
+}
+
+/// From the tracepoint's record.
+#[inline(always)]
+pub fn percpu_free_classic(ctx: &TracePointContext) -> u32 {
+    if !closing() {
+        object::free(MemoryKind::PerCpu, field(ctx, PERCPU_FREED_AT.load()));
+    }
+    0
+}

@@ -1,0 +1,172 @@
+//! The kernel's symbols: addresses by name, names by address, modules included.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, BufRead, BufReader, Read as _},
+};
+
+use anyhow::{Context as _, Result};
+
+const PATH: &str = "/proc/kallsyms";
+
+/// A hundred times what a kernel has.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// No function is longer; what lies further from the symbol before it has no name.
+const MAX_FUNCTION: u64 = 1 << 20;
+
+/// A symbol that an address lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its address.
+    pub start: u64,
+    /// The module that it belongs to; `None` for the kernel itself.
+    pub module: Option<&'a str>,
+}
+
+/// All symbols at one time.
+#[derive(Debug, Default)]
+pub struct Kallsyms {
+    names: String,
+    modules: Vec<String>,
+    /// By address.
+    symbols: Vec<Symbol>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Symbol {
+    address: u64,
+    name: u32,
+    len: u16,
+    /// Index into `modules`, plus 1.
+    module: u16,
+    code: bool,
+}
+
+impl Kallsyms {
+    /// Those of the running kernel.
+    ///
+    /// # Errors
+    /// When they cannot be read. Where the kernel hides their addresses, [`Kallsyms::is_hidden`] says so.
+    pub fn read() -> Result<Self> {
+        let file = fs::File::open(PATH).with_context(|| format!("failed to open {PATH}"))?;
+        Self::parse(BufReader::new(file.take(MAX_BYTES))).with_context(|| format!("failed to read {PATH}"))
+    }
+
+    /// Reads lines such as `ffffffff81000000 T _stext` and `ffffffffc0a01000 t work<TAB>[module]`.
+    ///
+    /// # Errors
+    /// What reading came to. Lines of another form are left out.
+    pub fn parse(mut text: impl BufRead) -> io::Result<Self> {
+        let mut all = Self::default();
+        let mut modules: HashMap<String, u16> = HashMap::new();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if text.read_line(&mut line)? == 0 {
+                break;
+            }
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            let (Ok(address), Ok(len)) = (u64::from_str_radix(address, 16), u16::try_from(name.len())) else {
+                continue;
+            };
+            // Where the compiler pads functions, the padding has a symbol of its own.
+            if name.starts_with("__pfx_") || name.starts_with("__cfi_") {
+                continue;
+            }
+            let module = match words.next().and_then(|word| word.strip_prefix('[')?.strip_suffix(']')) {
+                None => 0,
+                Some(module) => match modules.get(module) {
+                    Some(&index) => index,
+                    None => {
+                        all.modules.push(module.to_owned());
+                        let index = u16::try_from(all.modules.len()).unwrap_or(0);
+                        modules.insert(module.to_owned(), index);
+                        index
+                    }
+                },
+            };
+            let Ok(start) = u32::try_from(all.names.len()) else { break };
+            all.names.push_str(name);
+            let code = matches!(kind, "t" | "T" | "w" | "W");
+            all.symbols.push(Symbol { address, name: start, len, module, code });
+        }
+        all.symbols.sort_by_key(|symbol| symbol.address);
+        Ok(all)
+    }
+
+    fn name(&self, symbol: &Symbol) -> &str {
+        &self.names[symbol.name as usize..][..usize::from(symbol.len)]
+    }
+
+    fn found(&self, symbol: &Symbol) -> Found<'_> {
+        let module = usize::from(symbol.module).checked_sub(1).and_then(|index| self.modules.get(index));
+        Found { name: self.name(symbol), start: symbol.address, module: module.map(String::as_str) }
+    }
+
+    /// Whether the kernel shows names and no addresses (`kernel.kptr_restrict`).
+    pub fn is_hidden(&self) -> bool {
+        self.symbols.iter().all(|symbol| symbol.address == 0)
+    }
+
+    /// The address of a name; of the kernel itself where a module has it too.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        let all = self.symbols.iter().filter(|symbol| self.name(symbol) == name && symbol.address != 0);
+        all.min_by_key(|symbol| symbol.module).map(|symbol| symbol.address)
+    }
+
+    /// The function that an address lies in.
+    pub fn function(&self, address: u64) -> Option<Found<'_>> {
+        let end = self.symbols.partition_point(|symbol| symbol.address <= address);
+        let nearest = self.symbols[..end].iter().rev().find(|symbol| symbol.code)?;
+        // Of several names of one address, the first that is no mere mark of the linker.
+        let same = self.symbols[..end].iter().rev().take_while(|symbol| symbol.address == nearest.address);
+        let best =
+            same.filter(|symbol| symbol.code).min_by_key(|symbol| self.name(symbol).starts_with('_'))?;
+        (address - best.address < MAX_FUNCTION && best.address != 0).then(|| self.found(best))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+ffffffff81000000 T _stext
+ffffffff81000000 T startup_64
+ffffffff81000100 t __pfx_kfree
+ffffffff81000110 T kfree
+ffffffff81000200 d some_data
+ffffffffc0a01000 t leak_it\t[leaky]
+ffffffffc0a01000 t kfree\t[leaky]
+junk
+";
+
+    #[test]
+    fn an_address_lies_in_the_function_before_it() {
+        let all = Kallsyms::parse(TEXT.as_bytes()).expect("symbols");
+        let name = |address| all.function(address).map(|found| (found.name, found.module));
+        assert_eq!(name(0xffff_ffff_8100_0001), Some(("startup_64", None)));
+        assert_eq!(name(0xffff_ffff_8100_0101), Some(("startup_64", None)), "padding is no function");
+        assert_eq!(name(0xffff_ffff_8100_0204), Some(("kfree", None)), "data is none either");
+        assert_eq!(name(0xffff_ffff_c0a0_1004).map(|(_, module)| module), Some(Some("leaky")));
+        assert_eq!(name(0xffff_ffff_8000_0000), None);
+        assert_eq!(name(0xffff_ffff_9000_0000), None, "too far from any");
+        assert_eq!(all.address("kfree"), Some(0xffff_ffff_8100_0110), "the kernel's own first");
+        assert_eq!(all.address("gone"), None);
+        assert!(!all.is_hidden());
+    }
+
+    #[test]
+    fn hidden_addresses_are_zeros() {
+        let all = Kallsyms::parse(&b"0000000000000000 T kfree\n0000000000000000 t x\n"[..]).expect("symbols");
+        assert!(all.is_hidden());
+        assert_eq!((all.address("kfree"), all.function(8)), (None, None));
+    }
+}
