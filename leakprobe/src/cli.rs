@@ -72,6 +72,17 @@ pub enum AttachWith {
     PerfEventByAddress,
 }
 
+/// How functions of the kernel's without a tracepoint are probed; other ways than [`ProbeFunctions::Auto`] are for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProbeFunctions {
+    /// By patching them, where the kernel can do that, else by breakpoints, where it has those.
+    Auto,
+    /// By breakpoints.
+    Breakpoint,
+    /// Not at all, as on kernels that have neither.
+    Not,
+}
+
 /// Where the reports go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -96,6 +107,8 @@ pub struct KernelOptions {
     pub one_in: u32,
     /// Whether stacks are taken; otherwise the allocator's caller alone.
     pub stacks: bool,
+    /// How functions without a tracepoint are probed.
+    pub functions: ProbeFunctions,
 }
 
 /// Everything that a profiling run can be asked for.
@@ -262,6 +275,7 @@ fn kernel_options(cli: &Cli) -> Result<KernelOptions, clap::Error> {
         percpu: asked.percpu,
         one_in: asked.sample.unwrap_or(1),
         stacks: !asked.no_stacks,
+        functions: cli.advanced.probe_functions,
     })
 }
 

@@ -33,6 +33,7 @@ const RECIPES: &[Recipe] = &[
     plain("churn", "churn.c"),
     plain("stacks", "stacks.c"),
     plain("mmap", "mmap.c"),
+    plain("kobjects", "kobjects.c"),
     plain("cpp", "cpp.cpp"),
     // By its name alone it is found beside the program, wherever that is taken.
     Recipe {

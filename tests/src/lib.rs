@@ -16,6 +16,7 @@ pub mod run;
 pub mod terminal;
 pub mod text;
 pub mod kernel;
+pub mod kobjects;
 pub mod module;
 pub mod tracer;
 

@@ -2,11 +2,13 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use crate::truth::Truth;
+use crate::{pace, skip};
 
 /// A loaded module that tells its truth in /proc; unloaded when it goes out of scope.
 #[derive(Debug)]
@@ -90,6 +92,35 @@ impl Drop for Module {
             let _ = self.delete();
         }
     }
+}
+
+/// The module of this guest; `None` after a skip.
+pub fn leaky() -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("LEAKPROBE_MODULE").map(std::path::PathBuf::from);
+    if path.is_none() {
+        match fs::metadata("/proc/modules") {
+            Err(e) => skip::because("this kernel has no modules", format_args!("/proc/modules: {e}")),
+            Ok(_) => skip::because("no module was built for this kernel", "LEAKPROBE_MODULE is not set"),
+        }
+    }
+    path
+}
+
+/// Waits until the module has ticked `more` times, and holds it.
+///
+/// # Panics
+///
+/// When it does not tick.
+pub fn tick(module: &Module, more: u64) -> Truth {
+    let wanted = module.truth().number("note", "ticks") + more;
+    let deadline = Instant::now() + pace::patience(Duration::from_secs(20));
+    module.set("held", "0");
+    while module.truth().number("note", "ticks") < wanted {
+        assert!(Instant::now() < deadline, "the module does not tick: {:?}", module.truth());
+        thread::sleep(Duration::from_millis(5));
+    }
+    module.set("held", "1");
+    module.truth()
 }
 
 /// A row of /proc/slabinfo.

@@ -122,8 +122,33 @@ impl Probe {
     ///
     /// When it can't be started.
     pub fn launch(pids: &[u32], extra: &[&str]) -> Probe {
+        let what = pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect();
+        Self::launch_on(what, pids, extra)
+    }
+
+    /// Starts leakprobe on the kernel and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be started.
+    pub fn launch_on_kernel(extra: &[&str]) -> Probe {
+        Self::launch_on(vec!["--kernel".to_owned()], &[], extra)
+    }
+
+    /// Starts leakprobe on the kernel and waits until the probes are in place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Probe::attach`].
+    pub fn attach_to_kernel(extra: &[&str]) -> Probe {
+        let mut probe = Self::launch_on_kernel(extra);
+        probe.wait_in_place();
+        probe
+    }
+
+    fn launch_on(what: Vec<String>, pids: &[u32], extra: &[&str]) -> Probe {
         let output = fresh_output();
-        let mut command = run::command(pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]));
+        let mut command = run::command(what);
         command.args(arguments(&output, extra));
         let mut child = command
             .stdin(Stdio::null())

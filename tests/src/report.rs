@@ -19,6 +19,8 @@ pub struct Report {
     pub elapsed_seconds: f64,
     pub warnings: Vec<Warning>,
     pub processes: Vec<Process>,
+    #[serde(default)]
+    pub kernel: Option<Kernel>,
     pub totals: Totals,
     pub sites: Vec<Site>,
     pub sites_with_survivors: u64,
@@ -65,6 +67,63 @@ pub struct Totals {
     pub freed_blocks: u64,
 }
 
+/// The kernel's own memory.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct Kernel {
+    pub caches: Vec<Cache>,
+    pub sampled_one_in: u32,
+    pub tracepoints: String,
+    pub probed_functions: Vec<ProbedFunction>,
+    pub unprobed_functions: Vec<String>,
+    pub slab_pages: Option<SlabPages>,
+}
+
+/// A function without a tracepoint.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct ProbedFunction {
+    pub name: String,
+    pub how: String,
+}
+
+/// Pages that slabs took.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct SlabPages {
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+/// One of the kernel's caches.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct Cache {
+    pub name: String,
+    pub object_bytes: Option<u64>,
+    pub live_objects: u64,
+    pub live_bytes: u64,
+    pub growth_bytes_per_minute: f64,
+    pub slabinfo_objects: Option<u64>,
+    pub slabinfo_change: Option<i64>,
+    pub slabinfo_bytes_per_minute: Option<f64>,
+    pub allocated_objects: u64,
+    pub freed_objects: u64,
+    pub untraced_frees: u64,
+    pub untraced_free_share: f64,
+    pub contradicted: bool,
+}
+
+/// Who was running when an object was made.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct Maker {
+    pub name: String,
+    pub blocks: u64,
+    pub processes: u64,
+    pub pid: u32,
+}
+
 /// One allocating stack.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
@@ -76,8 +135,13 @@ pub struct Site {
     pub live_blocks: u64,
     pub survivor_bytes: u64,
     pub survivor_blocks: u64,
+    pub growth_bytes_per_minute: f64,
     pub allocated_blocks: u64,
     pub freed_blocks: u64,
+    #[serde(default)]
+    pub made_by: Vec<Maker>,
+    #[serde(default)]
+    pub contradiction: Option<String>,
     pub stack: Stack,
 }
 

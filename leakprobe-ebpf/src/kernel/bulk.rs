@@ -80,17 +80,10 @@ fn record_all<C: EbpfContext>(ctx: &C, call: &PendingBulk, result: u64) {
     }
     let (cache, array, objects) = (CacheKey(call.cache), call.pointer, call.objects);
     let (requested, size) = (u64::from(cache::object_size(cache)), u64::from(cache::size(cache)));
-    if !cache::is_wanted(cache) {
-        count_many(Counter::AllocationsEntered, objects);
-        return count_many(Counter::CacheFiltered, objects);
-    }
-    let mut done = 0;
-    object::with_scratch(Program::Bulk, |scratch| {
-        let call_site = 0;
-        let Some((id, site)) = site::capture(ctx, &mut scratch.stack, MemoryKind::Slab, cache, call_site)
-        else {
-            return;
-        };
+    let Some(scratch) = object::borrow(Program::Bulk) else { return left_out(Counter::BulkCut, objects) };
+    if !cache::is_wanted(cache, &mut scratch.cache) {
+        left_out(Counter::CacheFiltered, objects);
+    } else if let Some((id, site)) = site::capture(ctx, scratch, MemoryKind::Slab, cache, 0) {
         for index in 0..u64::from(BULK_ALLOCATIONS) {
             if index >= objects {
                 break;
@@ -98,15 +91,24 @@ fn record_all<C: EbpfContext>(ctx: &C, call: &PendingBulk, result: u64) {
             let address = read(array + index * 8);
             if is_of_interest(address, true, || requested) {
                 let (kind, weight) = (MemoryKind::Slab, sample::weight());
-                object::store(&New { kind, cache, address, size, call_site, weight }, id, site);
+                let new = New { kind, cache, address, size, call_site: 0, weight };
+                object::store(&mut scratch.block, &new, id, site);
             }
-            done += 1;
         }
-    });
-    if objects > done {
-        count_many(Counter::AllocationsEntered, objects - done);
-        count_many(Counter::BulkCut, objects - done);
+        if objects > u64::from(BULK_ALLOCATIONS) {
+            left_out(Counter::BulkCut, objects - u64::from(BULK_ALLOCATIONS));
+        }
+    } else {
+        left_out(Counter::BlockMapRefused, objects);
     }
+    scratch.busy = 0;
+}
+
+/// Counts objects that were handed out and are not recorded.
+#[inline(always)]
+fn left_out(why: Counter, objects: u64) {
+    count_many(Counter::AllocationsEntered, objects);
+    count_many(why, objects);
 }
 
 /// `__kfree_rcu_sheaf(s, obj)`, at its return: whether the sheaf has taken the object. If not, its free is seen

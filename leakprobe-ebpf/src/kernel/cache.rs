@@ -73,45 +73,48 @@ pub fn object_size(cache: CacheKey) -> u32 {
     read32(cache.0 + CACHE_OBJECT_SIZE_AT.load())
 }
 
-/// Whether objects of a cache are recorded.
+/// Whether objects of a cache are recorded. `room`: where it is described.
 #[inline(always)]
-pub fn is_wanted(key: CacheKey) -> bool {
+pub fn is_wanted(key: CacheKey, room: &mut Cache) -> bool {
     if FILTER_CACHES.load() == 0 {
         return true;
     }
     // SAFETY: elements of this map are never removed.
     match unsafe { CACHES.get(key.0) } {
         Some(cache) => cache.wanted != 0,
-        None => key.is_address() && describe(key),
+        None => key.is_address() && describe(key, room),
     }
 }
 
 /// Keeps a cache's name and sizes, once; returns whether its objects are wanted.
 #[inline(always)]
-pub fn describe(key: CacheKey) -> bool {
-    let mut name = [0u8; CACHE_NAME];
-    if key.is_address() && CACHE_NAME_AT.load() != 0 {
-        let from = read(key.0 + CACHE_NAME_AT.load());
-        // SAFETY: the buffer is as long as is said; the helper checks the address and ends the text with a 0.
-        unsafe {
-            generated::bpf_probe_read_kernel_str(
-                name.as_mut_ptr().cast(),
-                CACHE_NAME as u32,
-                from as *const _,
-            );
-        }
+pub fn describe(key: CacheKey, room: &mut Cache) -> bool {
+    room.name = [0; CACHE_NAME];
+    if CACHE_NAME_AT.load() != 0 {
+        read_name(room, read(key.0 + CACHE_NAME_AT.load()));
     }
-    keep(key, name, size(key), object_size(key))
+    (room.size, room.object_size) = (size(key), object_size(key));
+    keep(key, room)
+}
+
+/// Reads a name, which ends with a 0.
+#[inline(always)]
+pub fn read_name(room: &mut Cache, from: u64) {
+    // SAFETY: the buffer is as long as is said; the helper checks the address and ends the text with a 0.
+    unsafe {
+        let name = room.name.as_mut_ptr().cast();
+        generated::bpf_probe_read_kernel_str(name, CACHE_NAME as u32, from as *const _);
+    }
 }
 
 /// Keeps what is known of a cache.
 #[inline(always)]
-pub fn keep(key: CacheKey, name: [u8; CACHE_NAME], size: u32, object_size: u32) -> bool {
+pub fn keep(key: CacheKey, cache: &mut Cache) -> bool {
     // SAFETY: only whether there is one is asked.
-    let wanted = FILTER_CACHES.load() == 0 || unsafe { WANTED.get(name) }.is_some();
-    let cache = Cache { name, size, object_size, wanted: wanted as u32, _pad: 0 };
+    let wanted = FILTER_CACHES.load() == 0 || unsafe { WANTED.get(&cache.name) }.is_some();
+    cache.wanted = wanted as u32;
     // Where there is no room, the cache has no name in reports; another program may have been first.
-    let _ = CACHES.insert(key.0, &cache, BPF_NOEXIST as u64);
+    let _ = CACHES.insert(key.0, &*cache, BPF_NOEXIST as u64);
     wanted
 }
 

@@ -132,6 +132,8 @@ const PROGRAMS: u32 = 5;
 #[repr(C)]
 pub struct Scratch {
     pub busy: u64,
+    pub block: KernelBlock,
+    pub cache: Cache,
     pub stack: KernelStack,
 }
 

@@ -63,41 +63,47 @@ fn is_filtered(requested: impl FnOnce() -> u64) -> bool {
 /// Records an object, with the stack that allocates it.
 #[inline(always)]
 pub fn record<C: EbpfContext>(ctx: &C, program: Program, new: &New) {
-    if !cache::is_wanted(new.cache) {
-        return count(Counter::CacheFiltered);
-    }
-    with_scratch(program, |scratch| {
-        match site::capture(ctx, &mut scratch.stack, new.kind, new.cache, new.call_site) {
-            Some((id, site)) => {
-                if scratch.stack.end == StackEnd::Truncated as u32 {
-                    count(Counter::StackTruncated);
-                }
-                store(new, id, site);
-            }
-            None => count(Counter::BlockMapRefused),
-        }
-    });
+    let Some(scratch) = borrow(program) else { return };
+    record_in(ctx, scratch, new);
+    scratch.busy = 0;
 }
 
-/// Lends a program its place to build a stack in.
+/// As [`record`], where the program has its scratch already.
 #[inline(always)]
-pub fn with_scratch(program: Program, work: impl FnOnce(&mut Scratch)) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(program as u32) else { return };
+pub fn record_in<C: EbpfContext>(ctx: &C, scratch: &mut Scratch, new: &New) {
+    if !cache::is_wanted(new.cache, &mut scratch.cache) {
+        return count(Counter::CacheFiltered);
+    }
+    match site::capture(ctx, scratch, new.kind, new.cache, new.call_site) {
+        Some((id, site)) => {
+            if scratch.stack.end == StackEnd::Truncated as u32 {
+                count(Counter::StackTruncated);
+            }
+            store(&mut scratch.block, new, id, site);
+        }
+        None => count(Counter::BlockMapRefused),
+    }
+}
+
+/// Lends a program its scratch, until it sets `busy` to 0.
+#[inline(always)]
+pub fn borrow(program: Program) -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(program as u32)?;
     // SAFETY: a per-CPU value of this program's own, which runs once at a time on a CPU: the kernel sees to that from
     // 6.1 on, and `busy` before, where nothing but an interrupt comes in between.
     let scratch = unsafe { &mut *scratch };
     if scratch.busy != 0 {
-        return count(Counter::ScratchBusy);
+        count(Counter::ScratchBusy);
+        return None;
     }
     scratch.busy = 1;
-    work(scratch);
-    scratch.busy = 0;
+    Some(scratch)
 }
 
-/// Stores an object's record under its site.
+/// Stores an object's record, which is made in `block`, under its site.
 #[inline(always)]
-pub fn store(new: &New, id: u64, site: *mut Site) {
-    let block = KernelBlock {
+pub fn store(block: &mut KernelBlock, new: &New, id: u64, site: *mut Site) {
+    *block = KernelBlock {
         size: new.size,
         // SAFETY: the helper has no preconditions.
         allocated_ns: unsafe { bpf_ktime_get_ns() },
@@ -107,10 +113,10 @@ pub fn store(new: &New, id: u64, site: *mut Site) {
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
     let key = KernelKey { address: new.address, kind: new.kind as u32, _pad: 0 };
-    let mut inserted = BLOCKS.insert(key, &block, BPF_NOEXIST as u64);
+    let mut inserted = BLOCKS.insert(key, &*block, BPF_NOEXIST as u64);
     if inserted == Err(EEXIST) {
         evict(&key);
-        inserted = BLOCKS.insert(key, &block, BPF_ANY as u64);
+        inserted = BLOCKS.insert(key, &*block, BPF_ANY as u64);
     }
     match inserted {
         Ok(()) => {

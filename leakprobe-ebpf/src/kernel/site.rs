@@ -6,29 +6,29 @@ use leakprobe_common::{CacheKey, Counter, KernelStack, MAX_FRAMES, MemoryKind, S
 use crate::{
     cache,
     ledger::count,
-    maps::{NEW_SITE, SITES, STACKS, WITH_STACKS},
+    maps::{NEW_SITE, SITES, STACKS, Scratch, WITH_STACKS},
 };
 
 /// Takes the kernel's stack and returns its site: the ID and the counters.
 #[inline(always)]
 pub fn capture<C: EbpfContext>(
     ctx: &C,
-    stack: &mut KernelStack,
+    scratch: &mut Scratch,
     kind: MemoryKind,
     cache: CacheKey,
     call_site: u64,
 ) -> Option<(u64, *mut Site)> {
-    let id = fill(ctx, stack, cache, call_site);
+    let id = fill(ctx, &mut scratch.stack, cache, call_site);
     if let Some(site) = SITES.get_ptr_mut(id) {
         return Some((id, site)); // a site is made after its stack was kept
     }
-    stack.cache = cache.0;
-    stack.kind = kind as u32;
+    scratch.stack.cache = cache.0;
+    scratch.stack.kind = kind as u32;
     // Keys that are no address say themselves which cache they stand for.
     if cache.is_address() && !cache::is_known(cache) {
-        cache::describe(cache);
+        cache::describe(cache, &mut scratch.cache);
     }
-    match STACKS.insert(id, &*stack, BPF_NOEXIST as u64) {
+    match STACKS.insert(id, &scratch.stack, BPF_NOEXIST as u64) {
         Ok(()) | Err(-17) => Some((id, site(id)?)),
         Err(_) => {
             count(Counter::StackMapFull);

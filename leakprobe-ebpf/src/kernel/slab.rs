@@ -2,10 +2,9 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated,
     programs::{RawTracePointContext, TracePointContext},
 };
-use leakprobe_common::{CACHE_NAME, CacheKey, CacheKind, MemoryKind, mix};
+use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheKind, MemoryKind, mix};
 
 use crate::{
     cache,
@@ -86,28 +85,32 @@ pub fn cache_alloc_sized(ctx: &RawTracePointContext) -> i32 {
 pub fn cache_alloc_classic(ctx: &TracePointContext) -> u32 {
     let (call_site, address) = (field(ctx, CALL_SITE_AT), field(ctx, POINTER_AT));
     let (requested, size) = (field(ctx, CACHE_REQUESTED_AT.load()), field(ctx, CACHE_ALLOCATED_AT.load()));
-    if !closing() && is_of_interest(address, true, || requested) {
-        let cache = match CACHE_NAME_LOC_AT.load() {
-            0 => CacheKey::of(CacheKind::Unnamed, size),
-            at => named(ctx, at, requested, size),
-        };
-        cached(ctx, cache, call_site, address, size);
+    if closing() || !is_of_interest(address, true, || requested) {
+        return 0;
     }
+    let cache = CacheKey::of(CacheKind::Unnamed, size);
+    let at = CACHE_NAME_LOC_AT.load();
+    if at == 0 {
+        cached(ctx, cache, call_site, address, size);
+        return 0;
+    }
+    let Some(scratch) = object::borrow(Program::Cache) else { return 0 };
+    let cache = named(ctx, at, requested, size, &mut scratch.cache);
+    let weight = sample::weight();
+    let new = New { kind: MemoryKind::Slab, cache, address, size, call_site, weight };
+    object::record_in(ctx, scratch, &new);
+    scratch.busy = 0;
     0
 }
 
 /// The cache of which the record has the name (from 6.18 on): its key is a hash of it.
 #[inline(always)]
-fn named(ctx: &TracePointContext, at: u64, requested: u64, size: u64) -> CacheKey {
+fn named(ctx: &TracePointContext, at: u64, requested: u64, size: u64, room: &mut Cache) -> CacheKey {
+    room.name = [0; CACHE_NAME];
     // `__data_loc`: the lower half is the offset from the record's start.
-    let from = ctx.as_ptr() as u64 + u64::from(field32(ctx, at) & 0xffff);
-    let mut name = [0u8; CACHE_NAME];
-    // SAFETY: the buffer is as long as is said; the helper checks the address and ends the text with a 0.
-    unsafe {
-        generated::bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), CACHE_NAME as u32, from as *const _);
-    }
+    cache::read_name(room, ctx.as_ptr() as u64 + u64::from(field32(ctx, at) & 0xffff));
     let mut hash = 0;
-    for word in name.chunks_exact(8) {
+    for word in room.name.chunks_exact(8) {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(word);
         hash = mix(hash, u64::from_le_bytes(bytes));
@@ -115,7 +118,8 @@ fn named(ctx: &TracePointContext, at: u64, requested: u64, size: u64) -> CacheKe
     // As an address, so that it is taken for no other kind of key.
     let key = CacheKey(hash | 1 << 63);
     if !cache::is_known(key) {
-        cache::keep(key, name, size as u32, requested as u32);
+        (room.size, room.object_size) = (size as u32, requested as u32);
+        cache::keep(key, room);
     }
     key
 }

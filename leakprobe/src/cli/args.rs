@@ -1,6 +1,6 @@
 //! The options as clap reads them and shows them in its help.
 
-use super::{AttachWith, DEFAULT_MAX_STACKS, Format, MIN_INTERVAL, Placement};
+use super::{AttachWith, DEFAULT_MAX_STACKS, Format, MIN_INTERVAL, Placement, ProbeFunctions};
 use crate::report::units::{UnitError, parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -247,6 +247,10 @@ pub(super) struct Advanced {
     /// How probes are attached
     #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
     pub attach_with: AttachWith,
+
+    /// How functions of the kernel's without a tracepoint are probed
+    #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
+    pub probe_functions: ProbeFunctions,
 }
 
 #[derive(Debug, Args)]

@@ -128,9 +128,11 @@ impl KernelSymbolizer {
     pub fn stack(&mut self, return_addresses: &[u64]) -> Vec<Frame> {
         // The probe's own code has no name where the kernel does not list generated code.
         let generated = return_addresses.iter().take_while(|&&address| self.is_unknown(address)).count();
-        let inner = return_addresses[generated..].iter().take_while(|&&address| self.is_inner(address)).count();
+        let inner =
+            return_addresses[generated..].iter().take_while(|&&address| self.is_inner(address)).count();
         // A stack of nothing but the allocator is shown as it is, and so is one that begins elsewhere.
-        let from = if inner > 0 && generated + inner < return_addresses.len() { generated + inner } else { 0 };
+        let from =
+            if inner > 0 && generated + inner < return_addresses.len() { generated + inner } else { 0 };
         return_addresses[from..].iter().flat_map(|&address| self.frames(address)).collect()
     }
 

@@ -3,36 +3,8 @@
 //! `LEAKPROBE_MODULE` names leaky.ko, built from modules/leaky for the kernel that runs.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
-use std::{fs, thread};
 
-use leakprobe_tests::module::{self, Module};
-use leakprobe_tests::{pace, skip};
-
-/// The module of this guest; `None` after a skip.
-fn leaky() -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("LEAKPROBE_MODULE").map(std::path::PathBuf::from);
-    if path.is_none() {
-        match fs::metadata("/proc/modules") {
-            Err(e) => skip::because("this kernel has no modules", format_args!("/proc/modules: {e}")),
-            Ok(_) => skip::because("no module was built for this kernel", "LEAKPROBE_MODULE is not set"),
-        }
-    }
-    path
-}
-
-/// Waits until the module has ticked `more` times, and holds it.
-fn tick(module: &Module, more: u64) -> leakprobe_tests::truth::Truth {
-    let wanted = module.truth().number("note", "ticks") + more;
-    let deadline = Instant::now() + pace::patience(Duration::from_secs(20));
-    module.set("held", "0");
-    while module.truth().number("note", "ticks") < wanted {
-        assert!(Instant::now() < deadline, "the module does not tick: {:?}", module.truth());
-        thread::sleep(Duration::from_millis(5));
-    }
-    module.set("held", "1");
-    module.truth()
-}
+use leakprobe_tests::module::{self, Module, leaky, tick};
 
 #[test]
 fn a_leaking_module_leaks_at_its_rate_and_leaves_nothing_when_it_goes() {

@@ -6,10 +6,11 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::load::{self, BulkPrograms, KernelObject};
 use crate::{
+    cli::ProbeFunctions,
     sys::{bpf, perf, tracepoint::TraceFs},
     target::kernel::shape::{Function, Shape, Tracepoints},
 };
@@ -21,6 +22,19 @@ pub enum How {
     Patched,
     /// By a breakpoint.
     Breakpoint,
+}
+
+/// What a session attaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Whether pages are traced.
+    pub pages: bool,
+    /// Whether per-CPU memory is traced.
+    pub percpu: bool,
+    /// How functions without a tracepoint are probed.
+    pub functions: ProbeFunctions,
+    /// Empty programs in place of the real ones: what the tracepoints alone cost.
+    pub floor: bool,
 }
 
 /// The kernel's probes.
@@ -35,7 +49,7 @@ pub struct KernelProbes {
 }
 
 impl KernelProbes {
-    /// Runs that the kernel skipped, by program.
+    /// Runs that the kernel skipped, by tracepoint or program.
     pub fn recursion_misses(&self) -> Vec<(String, u64)> {
         let misses = |program: BorrowedFd<'_>| bpf::recursion_misses(program).unwrap_or_default();
         self.programs.iter().map(|(name, program)| (name.clone(), misses(program.as_fd()))).collect()
@@ -61,28 +75,22 @@ impl KernelProbes {
 ///
 /// # Errors
 /// When a tracepoint cannot be attached to. Functions that cannot be probed are named in the result.
-pub fn attach(
-    object: &KernelObject,
-    shape: &Shape,
-    pages: bool,
-    percpu: bool,
-    floor: bool,
-) -> Result<KernelProbes> {
+pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<KernelProbes> {
+    let Wanted { pages, percpu, functions, floor } = wanted;
     let mut probes = KernelProbes::default();
     let points = load::tracepoints(shape, pages, percpu);
+    // One program for each tracepoint, even where they share their code: the kernel runs none twice at a time on a CPU,
+    // so what an interrupt frees while a task frees by the other tracepoint is not missed.
     let mut loaded: HashMap<&str, OwnedFd> = HashMap::new();
     for point in &points {
-        let program = if floor { "kernel_floor" } else { point.program };
-        if !loaded.contains_key(program) {
-            loaded.insert(program, object.load(program)?);
-        }
+        loaded.insert(point.name, object.load(if floor { "kernel_floor" } else { point.program })?);
     }
     let bulk = load::bulk_programs(shape);
     let (frees, allocations): (Vec<_>, Vec<_>) = points.iter().partition(|point| point.name.contains("free"));
     let tracing = (shape.tracepoints == Tracepoints::Classic).then(TraceFs::open).transpose()?;
     let attach_points = |probes: &mut KernelProbes, points: &[&load::Point]| -> Result<()> {
         for point in points {
-            let program = &loaded[if floor { "kernel_floor" } else { point.program }];
+            let program = &loaded[point.name];
             let context = || format!("failed to attach to the tracepoint {}:{}", point.category, point.name);
             match &tracing {
                 None => {
@@ -102,13 +110,13 @@ pub fn attach(
     attach_points(&mut probes, &frees)?;
     if !floor {
         for (function, programs) in &bulk[..2] {
-            attach_function(&mut probes, object, *function, *programs);
+            attach_function(&mut probes, object, *function, *programs, functions);
         }
     }
     attach_points(&mut probes, &allocations)?;
     if !floor {
         let (function, programs) = bulk[2];
-        attach_function(&mut probes, object, function, programs);
+        attach_function(&mut probes, object, function, programs, functions);
     }
     probes.programs.extend(loaded.into_iter().map(|(name, program)| (name.to_owned(), program)));
     Ok(probes)
@@ -120,14 +128,23 @@ fn attach_function(
     object: &KernelObject,
     function: Option<&Function>,
     programs: BulkPrograms,
+    how: ProbeFunctions,
 ) {
     let Some(function) = function else { return };
-    if let Err(patching) = patch(probes, object, function, programs) {
-        log::debug!("failed to patch {}: {patching:#}", function.name);
-        if let Err(breaking) = set_breakpoints(probes, object, function, programs) {
-            log::debug!("failed to set a breakpoint on {}: {breaking:#}", function.name);
-            probes.unprobed.push(function.name.clone());
+    let patched = match how {
+        ProbeFunctions::Auto => patch(probes, object, function, programs),
+        ProbeFunctions::Breakpoint | ProbeFunctions::Not => Err(anyhow!("it is not asked for")),
+    };
+    let Err(patching) = patched else { return };
+    let broken = match how {
+        ProbeFunctions::Auto | ProbeFunctions::Breakpoint => {
+            set_breakpoints(probes, object, function, programs)
         }
+        ProbeFunctions::Not => Err(anyhow!("it is not asked for")),
+    };
+    if let Err(breaking) = broken {
+        log::debug!("failed to patch {}: {patching:#}; to set a breakpoint: {breaking:#}", function.name);
+        probes.unprobed.push(function.name.clone());
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     probe::{
         features::{self, lockdown_hint},
         kernel::{
-            attach::{self, KernelProbes},
+            attach::{self, KernelProbes, Wanted},
             load::{KernelObject, Settings},
             maps::KernelMaps,
         },
@@ -85,8 +85,13 @@ impl KernelSession {
         let mut object = KernelObject::create(&settings, &shape.layout)?;
         let mut maps = KernelMaps::take(&mut object.ebpf)?;
         caches.tell(&mut maps)?;
-        let floor = options.placement == Placement::Floor;
-        let probes = attach::attach(&object, &shape, options.kernel.pages, options.kernel.percpu, floor)?;
+        let wanted = Wanted {
+            pages: options.kernel.pages,
+            percpu: options.kernel.percpu,
+            functions: options.kernel.functions,
+            floor: options.placement == Placement::Floor,
+        };
+        let probes = attach::attach(&object, &shape, wanted)?;
         if symbols.is_hidden() {
             let text = "the kernel hides the addresses of its symbols: stacks have no names; as root, sysctl \
                         kernel.kptr_restrict=1";
@@ -235,7 +240,7 @@ fn limits_of(options: &Options, shape: &Shape, probes: &KernelProbes) -> Vec<War
             ),
         );
     }
-    if !probes.unprobed.is_empty() {
+    if !probes.unprobed.is_empty() && options.placement != Placement::Floor {
         limit(
             "frees_untraced",
             format!(
@@ -270,6 +275,11 @@ fn possible_cpus() -> u32 {
 /// The modules that are loaded, as the kernel lists them; empty where it has none.
 fn modules() -> String {
     let text = std::fs::read_to_string("/proc/modules").unwrap_or_default();
-    // The third word counts uses, which come and go.
-    text.lines().filter_map(|line| Some(format!("{} ", line.split(' ').next()?))).collect()
+    // Name and state: one that is still being loaded may have no symbols yet. The words between count uses, which come
+    // and go.
+    let name_and_state = |line: &str| {
+        let mut words = line.split(' ');
+        Some(format!("{} {} ", words.next()?, words.nth(3)?))
+    };
+    text.lines().filter_map(name_and_state).collect()
 }
