@@ -17,9 +17,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
-#include <time.h>
 
 enum { MOST = 8192 };
 static int files[MOST];
@@ -124,25 +122,6 @@ static void remappings(long count)
     }
 }
 
-/* One kmalloc and one kfree each, of 64 pairs of address and length. */
-static void vectors(long count)
-{
-    static struct iovec vector[64];
-    static char byte;
-    int null = open("/dev/null", O_WRONLY);
-    MUST(null >= 0);
-    for (int i = 0; i < 64; i++)
-        vector[i] = (struct iovec){.iov_base = &byte, .iov_len = 1};
-    struct timespec begun, ended;
-    MUST(clock_gettime(CLOCK_MONOTONIC, &begun) == 0);
-    for (long i = 0; i < count; i++)
-        MUST(writev(null, vector, 64) == 64);
-    MUST(clock_gettime(CLOCK_MONOTONIC, &ended) == 0);
-    long long ns = (ended.tv_sec - begun.tv_sec) * 1000000000LL + (ended.tv_nsec - begun.tv_nsec);
-    victim_say("truth note pair_ps=%lld\n", ns * 1000 / count);
-    MUST(close(null) == 0);
-}
-
 /* Pages of memory, touched. */
 static void anonymous(long count)
 {
@@ -189,7 +168,7 @@ int main(int count, char **words)
     } phases[] = {
         {"eventfds", eventfds},   {"timerfds", timerfds},   {"pipes", pipes},           {"epolls", epolls},
         {"sockets", sockets},     {"dentries", dentries},   {"mappings", mappings},     {"remappings", remappings},
-        {"vectors", vectors},     {"anonymous", anonymous}, {"mounts", mounts},
+        {"anonymous", anonymous}, {"mounts", mounts},
     };
     folder = count > 1 ? words[1] : NULL;
     struct rlimit limit = {MOST + 64, MOST + 64};

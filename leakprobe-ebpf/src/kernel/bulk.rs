@@ -11,7 +11,7 @@ use leakprobe_common::{BULK_ALLOCATIONS, BULK_FREES, CacheKey, Counter, MemoryKi
 use crate::{
     cache,
     fields::{RETURN_ADDRESS_BYTES, arguments, parameter, read, stack_pointer},
-    ledger::{add, count},
+    ledger::add,
     maps::{BULK, BULK_RESULT_BITS, LEDGER, Program, SHEAF_ARGUMENTS, closing},
     object::{self, New, is_of_interest},
     sample, site,
@@ -61,7 +61,10 @@ pub fn alloc_fexit(ctx: &FExitContext) -> i32 {
 #[inline(always)]
 pub fn alloc_kprobe(ctx: &ProbeContext) -> u32 {
     let (cache, objects, pointer) = (parameter(ctx, 0), parameter(ctx, 2), parameter(ctx, 3));
-    remember(ctx, PendingBulk { cache, pointer, objects })
+    if !remember(ctx, PendingBulk { cache, pointer, objects }) {
+        left_out(Counter::BulkCut, objects);
+    }
+    0
 }
 
 /// At its return.
@@ -80,7 +83,7 @@ fn record_all<C: EbpfContext>(ctx: &C, call: &PendingBulk, result: u64) {
     }
     let (cache, array, objects) = (CacheKey(call.cache), call.pointer, call.objects);
     let (requested, size) = (u64::from(cache::object_size(cache)), u64::from(cache::size(cache)));
-    let Some(scratch) = object::borrow(Program::Bulk) else { return left_out(Counter::BulkCut, objects) };
+    let Some(scratch) = object::borrow(Program::Bulk) else { return left_out(Counter::ScratchBusy, objects) };
     if !cache::is_wanted(cache, &mut scratch.cache) {
         left_out(Counter::CacheFiltered, objects);
     } else if let Some((id, site)) = site::capture(ctx, scratch, MemoryKind::Slab, cache, 0) {
@@ -92,7 +95,7 @@ fn record_all<C: EbpfContext>(ctx: &C, call: &PendingBulk, result: u64) {
             if is_of_interest(address, true, || requested) {
                 let (kind, weight) = (MemoryKind::Slab, sample::weight());
                 let new = New { kind, cache, address, size, call_site: 0, weight };
-                object::store(&mut scratch.block, &new, id, site);
+                object::store(scratch, &new, id, site);
             }
         }
         if objects > u64::from(BULK_ALLOCATIONS) {
@@ -123,7 +126,12 @@ pub fn sheaf_free_fexit(ctx: &FExitContext) -> i32 {
 /// At its entry.
 #[inline(always)]
 pub fn sheaf_free_kprobe(ctx: &ProbeContext) -> u32 {
-    remember(ctx, PendingBulk { cache: parameter(ctx, 0), pointer: parameter(ctx, 1), objects: 1 })
+    let (cache, pointer) = (parameter(ctx, 0), parameter(ctx, 1));
+    if !remember(ctx, PendingBulk { cache, pointer, objects: 1 }) {
+        count_many(Counter::FreesEntered, 1);
+        count_many(Counter::FreeBulkCut, 1);
+    }
+    0
 }
 
 /// At its return.
@@ -143,14 +151,11 @@ fn sheaf_free(address: u64, taken: u64) {
     }
 }
 
-/// Remembers a call by its stack pointer, which no other call on any stack has before it returns.
+/// Remembers a call by its stack pointer, which no other call on any stack has before it returns. Returns whether there
+/// was room.
 #[inline(always)]
-fn remember(ctx: &ProbeContext, call: PendingBulk) -> u32 {
-    if !closing() && BULK.insert(stack_pointer(ctx.regs), &call, BPF_ANY as u64).is_err() {
-        count(Counter::AllocationsEntered);
-        count(Counter::BulkCut);
-    }
-    0
+fn remember(ctx: &ProbeContext, call: PendingBulk) -> bool {
+    closing() || BULK.insert(stack_pointer(ctx.regs), &call, BPF_ANY as u64).is_ok()
 }
 
 /// The call that returns now; its stack pointer is the entry's, less the return address where that was on the stack.

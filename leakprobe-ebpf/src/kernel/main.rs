@@ -55,6 +55,11 @@ fn slab_free(ctx: RawTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint]
+fn slab_free_again(ctx: RawTracePointContext) -> i32 {
+    slab::free_again(&ctx)
+}
+
+#[raw_tracepoint]
 fn page_alloc(ctx: RawTracePointContext) -> i32 {
     pages::alloc(&ctx)
 }

@@ -63,7 +63,7 @@ fn is_filtered(requested: impl FnOnce() -> u64) -> bool {
 /// Records an object, with the stack that allocates it.
 #[inline(always)]
 pub fn record<C: EbpfContext>(ctx: &C, program: Program, new: &New) {
-    let Some(scratch) = borrow(program) else { return };
+    let Some(scratch) = borrow(program) else { return count(Counter::ScratchBusy) };
     record_in(ctx, scratch, new);
     scratch.busy = 0;
 }
@@ -75,17 +75,12 @@ pub fn record_in<C: EbpfContext>(ctx: &C, scratch: &mut Scratch, new: &New) {
         return count(Counter::CacheFiltered);
     }
     match site::capture(ctx, scratch, new.kind, new.cache, new.call_site) {
-        Some((id, site)) => {
-            if scratch.stack.end == StackEnd::Truncated as u32 {
-                count(Counter::StackTruncated);
-            }
-            store(&mut scratch.block, new, id, site);
-        }
+        Some((id, site)) => store(scratch, new, id, site),
         None => count(Counter::BlockMapRefused),
     }
 }
 
-/// Lends a program its scratch, until it sets `busy` to 0.
+/// Lends a program its scratch, until it sets `busy` to 0; `None` where an interrupt finds it lent.
 #[inline(always)]
 pub fn borrow(program: Program) -> Option<&'static mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(program as u32)?;
@@ -93,16 +88,16 @@ pub fn borrow(program: Program) -> Option<&'static mut Scratch> {
     // 6.1 on, and `busy` before, where nothing but an interrupt comes in between.
     let scratch = unsafe { &mut *scratch };
     if scratch.busy != 0 {
-        count(Counter::ScratchBusy);
         return None;
     }
     scratch.busy = 1;
     Some(scratch)
 }
 
-/// Stores an object's record, which is made in `block`, under its site.
+/// Stores an object's record under its site, of which the scratch has the stack.
 #[inline(always)]
-pub fn store(block: &mut KernelBlock, new: &New, id: u64, site: *mut Site) {
+pub fn store(scratch: &mut Scratch, new: &New, id: u64, site: *mut Site) {
+    let block = &mut scratch.block;
     *block = KernelBlock {
         size: new.size,
         // SAFETY: the helper has no preconditions.
@@ -121,6 +116,9 @@ pub fn store(block: &mut KernelBlock, new: &New, id: u64, site: *mut Site) {
     match inserted {
         Ok(()) => {
             count(Counter::Recorded);
+            if scratch.stack.end == StackEnd::Truncated as u32 {
+                count(Counter::StackTruncated);
+            }
             let weight = u64::from(new.weight);
             // SAFETY: points into a live map value.
             unsafe {
@@ -150,6 +148,22 @@ pub fn free(kind: MemoryKind, address: u64) {
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
         None => count(Counter::FreeUnknown),
+    }
+}
+
+/// Removes the record of an object if it is still there after [`free`] should have done so: the kernel skips a program
+/// that runs on the CPU already, and an interrupt in between may free hundreds of objects.
+#[inline(always)]
+pub fn free_again(kind: MemoryKind, address: u64) {
+    if address == 0 || sample::leaves_out(address) {
+        return;
+    }
+    if let Some(block) = remove(&KernelKey { address, kind: kind as u32, _pad: 0 }) {
+        count(Counter::FreesEntered);
+        count(Counter::Freed);
+        count(Counter::FreeSeenAgain);
+        // SAFETY: the helper has no preconditions.
+        retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
     }
 }
 

@@ -132,6 +132,11 @@ fn split(frame: u64, order: u32, first: u64, block: &KernelBlock) {
         let rest = KernelBlock { size: half, ..*block };
         if BLOCKS.insert(key(other), &rest, BPF_NOEXIST as u64).is_err() {
             count(Counter::PagesSplitLost);
+            if let Some(site) = SITES.get_ptr_mut(block.site) {
+                // Nobody knows any more when these are given back.
+                // SAFETY: points into a live map value.
+                unsafe { add(&raw mut (*site).freed_bytes, half) };
+            }
             continue;
         }
         count(Counter::PagesSplit);

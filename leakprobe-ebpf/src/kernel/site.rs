@@ -60,7 +60,8 @@ fn site(id: u64) -> Option<*mut Site> {
 #[inline(always)]
 fn fill<C: EbpfContext>(ctx: &C, stack: &mut KernelStack, cache: CacheKey, call_site: u64) -> u64 {
     let mut hash = mix(0x9e37_79b9_7f4a_7c15, cache.0);
-    let bytes = if WITH_STACKS.load() == 0 {
+    // Without stacks too where the event names no caller: pages, bulk calls.
+    let bytes = if WITH_STACKS.load() == 0 && call_site != 0 {
         0
     } else {
         // SAFETY: the buffer is as long as is said.

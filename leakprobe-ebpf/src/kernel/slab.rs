@@ -4,11 +4,12 @@ use aya_ebpf::{
     EbpfContext,
     programs::{RawTracePointContext, TracePointContext},
 };
-use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheKind, MemoryKind, mix};
+use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheKind, Counter, MemoryKind, mix};
 
 use crate::{
     cache,
     fields::{argument, field, field32},
+    ledger::count,
     maps::{
         CACHE_ALLOCATED_AT, CACHE_NAME_LOC_AT, CACHE_REQUESTED_AT, CPUS, KMALLOC_ALLOCATED_AT,
         KMALLOC_GFP_AT, KMALLOC_REQUESTED_AT, PERCPU_FREED_AT, PERCPU_POINTER_AT, PERCPU_SIZE_AT, Program,
@@ -94,7 +95,10 @@ pub fn cache_alloc_classic(ctx: &TracePointContext) -> u32 {
         cached(ctx, cache, call_site, address, size);
         return 0;
     }
-    let Some(scratch) = object::borrow(Program::Cache) else { return 0 };
+    let Some(scratch) = object::borrow(Program::Cache) else {
+        count(Counter::ScratchBusy);
+        return 0;
+    };
     let cache = named(ctx, at, requested, size, &mut scratch.cache);
     let weight = sample::weight();
     let new = New { kind: MemoryKind::Slab, cache, address, size, call_site, weight };
@@ -136,6 +140,15 @@ fn cached<C: EbpfContext>(ctx: &C, cache: CacheKey, call_site: u64, address: u64
 pub fn free(ctx: &RawTracePointContext) -> i32 {
     if !closing() {
         object::free(MemoryKind::Slab, argument(ctx, 1));
+    }
+    0
+}
+
+/// The same tracepoints, after [`free`].
+#[inline(always)]
+pub fn free_again(ctx: &RawTracePointContext) -> i32 {
+    if !closing() {
+        object::free_again(MemoryKind::Slab, argument(ctx, 1));
     }
     0
 }

@@ -20,6 +20,53 @@ fn refused(line: &str) -> (i32, String) {
     (error.exit_code(), error.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
+/// What `--kernel` does without further options.
+const WHOLE_KERNEL: KernelOptions = KernelOptions {
+    caches: Vec::new(),
+    pages: false,
+    percpu: false,
+    one_in: 1,
+    stacks: true,
+    functions: ProbeFunctions::Auto,
+};
+
+#[test]
+fn the_kernels_options() {
+    let found =
+        options("--kernel --cache dentry,kmalloc-* --cache filp --pages --percpu --sample 64 --no-stacks");
+    assert_eq!(found.subject, Subject::Kernel);
+    let expected = KernelOptions {
+        caches: ["dentry", "kmalloc-*", "filp"].map(str::to_owned).to_vec(),
+        pages: true,
+        percpu: true,
+        one_in: 64,
+        stacks: false,
+        functions: ProbeFunctions::Auto,
+    };
+    assert_eq!(found.kernel, expected);
+    assert_eq!(options("-k").kernel, WHOLE_KERNEL);
+    assert_eq!(options("-k").destination(), Destination::Stdout);
+}
+
+#[test]
+fn the_kernel_goes_with_nothing_else() {
+    for (line, reason) in [
+        ("--kernel --pid 1", "and --pid what one process takes"),
+        ("--kernel -- ls", "and -- COMMAND what one process takes"),
+        ("--kernel demo", "--kernel does not go with demo"),
+        ("doctor --kernel", "--kernel does not go with doctor"),
+        ("--kernel --mmap", "--pages records pages"),
+        ("--pid 1 --cache x", "--cache says what is recorded of the kernel's memory: it needs --kernel"),
+        ("--pid 1 --sample 8", "--sample says"),
+        ("--no-stacks demo", "--no-stacks says"),
+        ("--kernel --sample 0", "invalid value '0' for '--sample <N>'"),
+    ] {
+        let (code, text) = refused(line);
+        assert_eq!(code, 2, "{line}");
+        assert!(text.contains(reason), "{line}: {text}");
+    }
+}
+
 #[test]
 fn defaults() {
     let expected = Options {
@@ -33,6 +80,7 @@ fn defaults() {
         max_blocks: None,
         max_stacks: 16_384,
         mmap: false,
+        kernel: WHOLE_KERNEL,
         format: Format::Text,
         output: None,
         verbose: false,
@@ -57,6 +105,7 @@ fn every_option() {
         max_blocks: Some(7),
         max_stacks: 8,
         mmap: true,
+        kernel: WHOLE_KERNEL,
         format: Format::Json,
         output: Some("leaks.json".into()),
         verbose: true,
@@ -114,7 +163,8 @@ fn the_doctors_help_names_its_own_options_only() {
 
 #[test]
 fn exactly_one_thing_is_profiled() {
-    let nothing = (2, "error: nothing to profile: give --pid PID, or -- COMMAND, or demo".to_owned());
+    let nothing =
+        (2, "error: nothing to profile: give --pid PID, or --kernel, or -- COMMAND, or demo".to_owned());
     for line in ["", "--top 5", "--"] {
         assert_eq!(refused(line), nothing, "{line}");
     }
@@ -243,9 +293,11 @@ fn trimmed(width: usize, long: bool) -> String {
 #[test]
 fn short_help() {
     insta::assert_snapshot!(trimmed(80, false), @r"
-Find the line of code that owns the memory a running process does not give back
+Find the line of code that owns the memory a running process, or the kernel,
+does not give back
 
 Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --kernel
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
        leakprobe doctor
@@ -256,9 +308,20 @@ Instead of --pid:
 
 What to profile:
   -p, --pid <PID>  ID of a process to profile; can be given several times
+  -k, --kernel     Profile the kernel's own memory: slab caches and kmalloc
       --mmap       Profile mmap, mremap, munmap and brk too
   [COMMAND]...     Program to start (after --) and profile from its first
                    allocation on, with its arguments
+
+With --kernel:
+      --cache <NAME>  Record only caches of this name; can be given several
+                      times, and as a glob: 'kmalloc-*'
+      --pages         Record pages of the page allocator too, those that no slab
+                      took
+      --percpu        Record per-CPU memory too
+      --sample <N>    Record one address in N: cheaper; counts become estimates
+      --no-stacks     Tell sites apart by the allocator's caller alone: cheaper
+                      than whole stacks
 
 What to show:
       --interval <DURATION>  Time from report to report, at least 100ms
@@ -292,10 +355,11 @@ Durations: 30s, 500ms, 5m, 1h30m; sizes: 4096, 64k, 1.5GiB. See --help for more.
 ");
     insta::assert_snapshot!(trimmed(40, false), @r"
 Find the line of code that owns the
-memory a running process does not give
-back
+memory a running process, or the kernel,
+does not give back
 
 Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --kernel
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
        leakprobe doctor
@@ -311,6 +375,10 @@ What to profile:
   -p, --pid <PID>
           ID of a process to profile;
           can be given several times
+  -k, --kernel
+          Profile the kernel's own
+          memory: slab caches and
+          kmalloc
       --mmap
           Profile mmap, mremap, munmap
           and brk too
@@ -319,6 +387,27 @@ What to profile:
           and profile from its first
           allocation on, with its
           arguments
+
+With --kernel:
+      --cache <NAME>
+          Record only caches of this
+          name; can be given several
+          times, and as a glob:
+          'kmalloc-*'
+      --pages
+          Record pages of the page
+          allocator too, those that no
+          slab took
+      --percpu
+          Record per-CPU memory too
+      --sample <N>
+          Record one address in N:
+          cheaper; counts become
+          estimates
+      --no-stacks
+          Tell sites apart by the
+          allocator's caller alone:
+          cheaper than whole stacks
 
 What to show:
       --interval <DURATION>
@@ -380,13 +469,16 @@ Durations: 30s, 500ms, 5m, 1h30m; sizes:
 #[test]
 fn long_help() {
     insta::assert_snapshot!(trimmed(80, true), @r"
-Find the line of code that owns the memory a running process does not give back.
+Find the line of code that owns the memory a running process, or the kernel,
+does not give back.
 
 Watches the allocator of a live process from outside, with eBPF, and reports the
 blocks that are not given back by the stack that allocated them. The process is
-neither stopped nor restarted. Needs root.
+neither stopped nor restarted. Or watches the kernel's own allocators. Needs
+root.
 
 Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --kernel
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
        leakprobe doctor
@@ -399,6 +491,13 @@ What to profile:
   -p, --pid <PID>
           ID of a process to profile; can be given several times
 
+  -k, --kernel
+          Profile the kernel's own memory: slab caches and kmalloc
+
+          Reports each cache, traced and by /proc/slabinfo, then the
+          longest-lived survivors with the kernel's stacks. It watches the whole
+          machine: on a busy one, --sample makes it cheaper.
+
       --mmap
           Profile mmap, mremap, munmap and brk too
 
@@ -408,6 +507,33 @@ What to profile:
 
           Its exit status is passed on. Reports go to standard error unless
           --output is given: standard output is the program's own.
+
+With --kernel:
+      --cache <NAME>
+          Record only caches of this name; can be given several times, and as a
+          glob: 'kmalloc-*'
+
+          Names are those of /proc/slabinfo. In a glob, * stands for any text
+          and ? for one character.
+
+      --pages
+          Record pages of the page allocator too, those that no slab took
+
+          Pages of user space and of files are among them. They are not sampled.
+
+      --percpu
+          Record per-CPU memory too
+
+      --sample <N>
+          Record one address in N: cheaper; counts become estimates
+
+          Which addresses are recorded is decided by a hash, so that an object
+          and its free are both seen or both left out. The report scales its
+          numbers up and says so.
+
+      --no-stacks
+          Tell sites apart by the allocator's caller alone: cheaper than whole
+          stacks
 
 What to show:
       --interval <DURATION>
@@ -500,6 +626,11 @@ Examples:
     sudo leakprobe --pid 1298 \
       --duration 60s --format json \
       --output leaks.json
+  The kernel's own memory:
+    sudo leakprobe --kernel
+  One of its caches, on a busy machine:
+    sudo leakprobe --kernel \
+      --cache 'kmalloc-*' --sample 64
   A program from its first allocation on:
     sudo leakprobe -- ./server --flag
   See what a report looks like:

@@ -28,6 +28,10 @@ pub struct Facts {
     pub refusal: Option<String>,
     /// Whether return probes endanger a process that has a seccomp filter.
     pub seccomp_hazard: bool,
+    /// Why `--kernel` does not work here; `None` when it does, or when leakprobe does not work at all.
+    pub kernel_refusal: Option<String>,
+    /// Which tracepoints `--kernel` uses: `raw` or `classic`; `None` when it does not work.
+    pub kernel_tracepoints: Option<&'static str>,
     /// Each of leakprobe's BPF programs, as it was loaded just now.
     pub programs: Vec<ProgramFact>,
 }
@@ -60,6 +64,18 @@ impl Facts {
             }
             refusal = refusal.or_else(|| programs.iter().find_map(|program| program.error.clone()));
         }
+        let (mut kernel_refusal, mut kernel_tracepoints) = (None, None);
+        if permitted && refusal.is_none() {
+            match session::examine_kernel() {
+                Ok((shape, trials)) => {
+                    let trials: Vec<_> = trials.into_iter().map(ProgramFact::from).collect();
+                    kernel_refusal = trials.iter().find_map(|program| program.error.clone());
+                    kernel_tracepoints = kernel_refusal.is_none().then(|| shape.tracepoints.name());
+                    programs.extend(trials);
+                }
+                Err(error) => kernel_refusal = Some(format!("{error:#}")),
+            }
+        }
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: features::release(),
@@ -68,6 +84,8 @@ impl Facts {
             usable: refusal.is_none(),
             refusal,
             seccomp_hazard: session::kernel_is_hazardous(),
+            kernel_refusal,
+            kernel_tracepoints,
             programs,
         }
     }

@@ -22,8 +22,9 @@ pub fn lines(facts: &Facts) -> Vec<String> {
         format!("leakprobe {} on Linux {} ({})", facts.version, facts.kernel, facts.arch),
         String::new(),
         verdict(facts),
-        String::new(),
     ];
+    lines.extend(kernel_verdict(facts));
+    lines.push(String::new());
     match &facts.features {
         Some(features) => {
             lines.push("What this kernel offers:".to_owned());
@@ -59,6 +60,20 @@ fn verdict(facts: &Facts) -> String {
     }
 }
 
+/// Whether `--kernel` works; nothing where leakprobe does not work at all.
+fn kernel_verdict(facts: &Facts) -> Option<String> {
+    if let Some(refusal) = &facts.kernel_refusal {
+        return Some(format!("leakprobe --kernel does not work here: {refusal}"));
+    }
+    let tracepoints = facts.kernel_tracepoints?;
+    let functions = match facts.features {
+        Some(features) if features.fentry && features.fexit => "bulk frees are seen by patching functions",
+        Some(features) if features.kprobes => "bulk frees are seen by breakpoints",
+        _ => "bulk frees are not seen, but at the reuse of addresses and in /proc/slabinfo",
+    };
+    Some(format!("leakprobe --kernel works here: {tracepoints} tracepoints; {functions}."))
+}
+
 /// A feature, and what follows.
 struct Row {
     name: &'static str,
@@ -86,6 +101,10 @@ impl Row {
 fn rows(features: &Features) -> Vec<Row> {
     let row = |name, there: bool, yes, no| Row { name, there, follows: if there { yes } else { no } };
     const UNUSED: &str = "not needed by this version of leakprobe";
+    const BREAKPOINTS: &str = "--kernel sets breakpoints instead";
+    const UNSEEN: &str =
+        "--kernel does not see what is freed in bulk or after a grace period, and says in which caches";
+    let patches = features.fentry && features.fexit;
     let rows = vec![
         row("uprobes", features.uprobes, "", "nothing can be probed"),
         row("ring buffer", features.ring_buffer, "", "leakprobe does not start (Linux 5.8 has it)"),
@@ -143,11 +162,16 @@ fn rows(features: &Features) -> Vec<Row> {
         ),
         row("session uprobes", features.session_links, UNUSED, UNUSED),
         row("bpf_loop", features.bpf_loop, UNUSED, UNUSED),
-        row("kernel BTF", features.kernel_btf, UNUSED, UNUSED),
         row("BTF tracepoints", features.btf_tracepoints, UNUSED, UNUSED),
-        row("kprobes", features.kprobes, UNUSED, UNUSED),
-        row("fentry", features.fentry, UNUSED, UNUSED),
-        row("fexit", features.fexit, UNUSED, UNUSED),
+        row(
+            "kernel BTF",
+            features.kernel_btf,
+            "",
+            "--kernel uses classic tracepoints, which cost more, and knows fewer caches by name",
+        ),
+        row("kprobes", features.kprobes, "", if patches { "" } else { UNSEEN }),
+        row("fentry", features.fentry, "", if features.kprobes { BREAKPOINTS } else { UNSEEN }),
+        row("fexit", features.fexit, "", if features.kprobes { BREAKPOINTS } else { UNSEEN }),
     ];
     let apt = |row: &Row| match row.name {
         FOR_ALL_THREADS => features.multi_links,
@@ -199,6 +223,8 @@ mod tests {
             usable: true,
             refusal: None,
             seccomp_hazard: false,
+            kernel_refusal: None,
+            kernel_tracepoints: Some("raw"),
             programs: vec![ProgramFact {
                 name: "free_enter".into(),
                 instructions: Some(4711),
@@ -236,6 +262,7 @@ mod tests {
 leakprobe 0.1.0 on Linux 6.1.0-56-cloud-amd64 (x86_64)
 
 leakprobe works here (--pid, -- COMMAND, demo): probes go in and out one by one.
+leakprobe --kernel works here: raw tracepoints; bulk frees are seen by patching functions.
 
 What this kernel offers:
   uprobes                 yes
@@ -250,11 +277,11 @@ What this kernel offers:
   maps are locked memory  no
   session uprobes         no   not needed by this version of leakprobe
   bpf_loop                yes  not needed by this version of leakprobe
-  kernel BTF              yes  not needed by this version of leakprobe
   BTF tracepoints         yes  not needed by this version of leakprobe
-  kprobes                 yes  not needed by this version of leakprobe
-  fentry                  yes  not needed by this version of leakprobe
-  fexit                   yes  not needed by this version of leakprobe
+  kernel BTF              yes
+  kprobes                 yes
+  fentry                  yes
+  fexit                   yes
 
 Processes with a seccomp filter, as in most containers: return probes do not endanger them on this kernel.
 

@@ -49,6 +49,9 @@ fn tidy_process(process: &mut Process) {
 }
 
 fn tidy_kernel(kernel: &mut Kernel) {
+    bound(&mut kernel.release);
+    kernel.probed_functions.iter_mut().for_each(|function| bound(&mut function.name));
+    kernel.unprobed_functions.iter_mut().for_each(bound);
     for cache in &mut kernel.caches {
         bound(&mut cache.name);
         finite(&mut cache.growth_bytes_per_minute);
@@ -61,6 +64,7 @@ fn tidy_site(site: &mut SiteRow) {
     for number in [&mut site.growth_bytes_per_minute, &mut site.oldest_seconds, &mut site.median_seconds] {
         finite(number);
     }
+    bound(&mut site.allocator);
     site.made_by.iter_mut().for_each(|maker| bound(&mut maker.name));
     site.contradiction.iter_mut().for_each(bound);
     for Frame { function, file, object, unknown, .. } in &mut site.stack.frames {

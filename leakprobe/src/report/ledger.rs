@@ -198,7 +198,8 @@ fn words(name: &str) -> Option<Words> {
             "look for an allocator function that is not probed (--verbose lists those that are)",
         ),
         "exec_dropped" => plain("dropped by exec"),
-        "pages_split" => plain("records of pages more, of blocks given back in part"),
+        "free_seen_again" => plain("frees in interrupts, seen by a second program"),
+        "pages_split" => plain("rests of blocks of pages that were given back in part"),
         "pages_split_lost" => loss(
             "records of pages lost",
             "record",

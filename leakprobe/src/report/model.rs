@@ -297,7 +297,7 @@ pub enum StackQuality {
     Partial,
     /// No frames: the stack table was full.
     NotKept,
-    /// With `--no-stacks`: the allocator's caller alone.
+    /// The allocator's caller alone: with `--no-stacks`, or where the kernel could not walk its stack.
     Caller,
 }
 

@@ -75,11 +75,17 @@ fn type_names(kind: &str) -> BTreeSet<&'static str> {
     kind.trim_end_matches(", optional").split(" or ").map(one).collect()
 }
 
+/// Reports that together have each field.
+fn samples() -> [Value; 4] {
+    use sample::{full, kernel, kernel_hostile, losses};
+    [full(), losses(), kernel(), kernel_hostile()]
+        .map(|report| serde_json::from_str(&json(&report).unwrap()).unwrap())
+}
+
 #[test]
 fn the_schema_documents_each_field_and_no_other() {
-    let value: Value = serde_json::from_str(&json(&sample::full()).unwrap()).unwrap();
     let mut fields = BTreeMap::new();
-    written(&value, "", &mut fields);
+    samples().iter().for_each(|report| written(report, "", &mut fields));
     let documented = documented();
     assert_eq!(
         fields.keys().collect::<Vec<_>>(),
@@ -89,6 +95,63 @@ fn the_schema_documents_each_field_and_no_other() {
     for (field, types) in &fields {
         let allowed = type_names(&documented[field]);
         assert!(types.is_subset(&allowed), "{field}: {types:?} is written, {allowed:?} is documented");
+    }
+}
+
+/// The objects of a report by the path of what holds them.
+fn objects<'a>(value: &'a Value, path: &str, found: &mut Vec<(String, &'a serde_json::Map<String, Value>)>) {
+    match value {
+        Value::Object(map) => {
+            found.push((path.to_owned(), map));
+            map.iter().for_each(|(key, value)| objects(value, &format!("{path}{key}."), found));
+        }
+        Value::Array(values) => {
+            let path = format!("{}[].", path.trim_end_matches('.'));
+            values.iter().for_each(|value| objects(value, &path, found));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_key_that_can_be_missing_is_documented_as_optional() {
+    let documented = documented();
+    for report in &samples() {
+        let mut found = Vec::new();
+        objects(report, "", &mut found);
+        for (path, map) in found {
+            let of_it =
+                documented.iter().filter_map(|(field, kind)| Some((field.strip_prefix(&path)?, kind)));
+            for (key, kind) in of_it.filter(|(key, _)| !key.contains('.')) {
+                assert!(map.contains_key(key) || kind.ends_with(", optional"), "{path}{key} is missing");
+            }
+        }
+    }
+}
+
+/// The words that a field can have are in its row.
+#[test]
+fn the_schema_documents_each_word() {
+    let samples = samples();
+    let mut objects_of = Vec::new();
+    samples.iter().for_each(|report| objects(report, "", &mut objects_of));
+    let fields = [
+        ("sites[].", "kind", 5),
+        ("sites[].stack.", "quality", 5),
+        ("kernel.", "tracepoints", 1),
+        ("kernel.probed_functions[].", "how", 2),
+        ("kernel.memory[].", "name", 7),
+    ];
+    for (path, field, words) in fields {
+        let of_it = objects_of.iter().filter(|(of, _)| of == path);
+        let values: BTreeSet<_> = of_it.filter_map(|(_, map)| map[field].as_str()).collect();
+        let values: Vec<_> = values.into_iter().filter(|value| !value.contains('\u{1b}')).collect();
+        assert_eq!(values.len(), words, "{field}: {values:?}");
+        for value in values {
+            let row = |line: &str| line.starts_with(&format!("| `{field}` | string |"));
+            let is_documented = |line: &str| row(line) && line.contains(&format!("`{value}`"));
+            assert!(SCHEMA.lines().any(is_documented), "{path}{field}: {value}");
+        }
     }
 }
 
@@ -110,7 +173,7 @@ fn the_schema_names_its_version_and_limits() {
 
 #[test]
 fn what_is_written_is_read_back_the_same() {
-    for report in [sample::full(), sample::everyday(), sample::idle()] {
+    for report in [sample::full(), sample::everyday(), sample::idle(), sample::kernel()] {
         let line = json(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&line).unwrap(), report);
         assert!(!line.contains('\n'));
@@ -128,6 +191,40 @@ fn strings_are_whole_but_bounded_and_control_characters_escaped() {
     assert_eq!(frame.function.as_ref().unwrap().chars().count(), MAX_CHARS);
     assert_eq!(frame.file.as_ref().unwrap().chars().count(), MAX_CHARS);
     assert_eq!(read.sites[0].stack.frames[4].address, u64::MAX);
+}
+
+#[test]
+fn strings_of_the_kernels_are_bounded_too_and_numbers_have_ends() {
+    let mut report = sample::kernel_hostile();
+    report.sites[1].contradiction = Some("c".repeat(MAX_CHARS + 1));
+    let line = json(&report).unwrap();
+    assert!(!line.contains(char::is_control));
+    let read: Report = serde_json::from_str(&line).unwrap();
+    let caches = &read.kernel.as_ref().unwrap().caches;
+    let growth = (caches[2].growth_bytes_per_minute, caches[2].slabinfo_bytes_per_minute);
+    assert_eq!(growth, (0.0, Some(0.0)));
+    assert_eq!((caches[2].live_objects, caches[2].slabinfo_change), (u64::MAX, Some(i64::MIN)));
+    assert_eq!(caches[0].name, report.sites[0].allocator);
+    let site = &read.sites[1];
+    for text in [&caches[1].name, &site.made_by[0].name, site.contradiction.as_ref().unwrap()] {
+        assert_eq!(text.chars().count(), MAX_CHARS);
+    }
+}
+
+#[test]
+fn what_is_only_for_the_text_or_not_there_is_not_written() {
+    let mut report = sample::everyday();
+    report.verbose = true;
+    let line = json(&report).unwrap();
+    for key in ["verbose", "kernel", "made_by", "contradiction", "probes"] {
+        assert!(!line.contains(&format!("\"{key}\":")), "{key}");
+    }
+}
+
+#[test]
+fn the_kernels_sample_balances() {
+    assert!(sample::kernel().ledger.balanced());
+    assert_eq!(sample::kernel().ledger.lost(), 0);
 }
 
 #[test]

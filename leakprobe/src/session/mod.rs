@@ -11,7 +11,10 @@ use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant
 use anyhow::{Result, bail};
 use aya::maps::{MapData, RingBuf};
 
-pub use self::{kernel::run_kernel, watched::kernel_is_hazardous};
+pub use self::{
+    kernel::{examine as examine_kernel, run_kernel},
+    watched::kernel_is_hazardous,
+};
 use self::{output::Output, watched::Watched};
 use crate::{
     analysis::{balance::OwnCounts, sites::Analyst},

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     probe::features::release,
     report::model::Frame,
-    target::kernel::kallsyms::{Found as Symbol, Kallsyms},
+    target::kernel::kallsyms::{Found as Symbol, GENERATED, Kallsyms},
 };
 
 /// Where distributions put it; `{}` stands for the release.
@@ -69,11 +69,14 @@ const INNER: [&str; 42] = [
     "get_free_pages",
 ];
 
+/// Sets of modules that have gone whose names are kept.
+const MAX_GONE: usize = 64;
+
 /// Looks names up.
 pub struct KernelSymbolizer {
     symbols: Kallsyms,
-    /// Those of before modules came or went: addresses of modules that are gone.
-    older: Option<Kallsyms>,
+    /// Those of modules that have gone, the last to go last.
+    gone: Vec<Kallsyms>,
     lines: Option<Lines>,
     /// What is to be said of a `vmlinux` that was found and cannot be used.
     pub note: Option<String>,
@@ -105,7 +108,7 @@ impl KernelSymbolizer {
                 }
             }
         }
-        Self { symbols, older: None, lines, note }
+        Self { symbols, gone: Vec::new(), lines, note }
     }
 
     /// The symbols in use.
@@ -115,12 +118,31 @@ impl KernelSymbolizer {
 
     /// Takes the symbols of a kernel whose modules have changed.
     pub fn renew(&mut self, symbols: Kallsyms) {
-        self.older = Some(std::mem::replace(&mut self.symbols, symbols));
+        let gone = self.symbols.gone(&symbols);
+        if !gone.is_empty() {
+            if self.gone.len() == MAX_GONE {
+                self.gone.remove(0);
+            }
+            self.gone.push(gone);
+        }
+        self.symbols = symbols;
+    }
+
+    /// The function that a return address is in. The kernel's generated code comes to lie where a module was, and has
+    /// no size: there a module that has gone is believed first.
+    fn function(&self, return_address: u64) -> Option<Symbol<'_>> {
+        let address = ReturnAddress(return_address).lookup();
+        let now = self.symbols.function(address);
+        let gone = || self.gone.iter().rev().find_map(|gone| gone.function(address));
+        match now {
+            Some(found) if found.module != Some(GENERATED) => now,
+            _ => gone().or(now),
+        }
     }
 
     /// Whether an address lies in no symbol that is known.
     pub fn is_unknown(&self, address: u64) -> bool {
-        self.symbols.function(ReturnAddress(address).lookup()).is_none()
+        self.function(address).is_none()
     }
 
     /// The frames of a stack, innermost first, from the allocator's caller on; functions inlined into a frame stand
@@ -137,7 +159,7 @@ impl KernelSymbolizer {
     }
 
     fn is_inner(&self, address: u64) -> bool {
-        let found = self.symbols.function(ReturnAddress(address).lookup());
+        let found = self.function(address);
         found.is_some_and(|found| INNER.iter().any(|prefix| found.name.starts_with(prefix)))
     }
 
@@ -157,15 +179,12 @@ impl KernelSymbolizer {
                 && (TAKERS.iter().any(|taker| found.name.starts_with(taker))
                     || found.name.starts_with("kmalloc_order"))
         };
-        return_addresses
-            .iter()
-            .any(|&address| self.symbols.function(ReturnAddress(address).lookup()).is_some_and(takes))
+        return_addresses.iter().any(|&address| self.function(address).is_some_and(takes))
     }
 
     fn frames(&mut self, address: u64) -> Vec<Frame> {
         let lookup = ReturnAddress(address).lookup();
-        let found = self.symbols.function(lookup).or_else(|| self.older.as_ref()?.function(lookup));
-        let Some(found) = found else {
+        let Some(found) = self.function(address) else {
             let unknown = if self.symbols.is_hidden() {
                 "the kernel hides its symbols: kernel.kptr_restrict is 2"
             } else {
@@ -180,7 +199,8 @@ impl KernelSymbolizer {
             object: found.module.map(|module| format!("[{module}]")),
             ..Frame::default()
         };
-        if found.module.is_some() {
+        let (start, in_module) = (found.start, found.module.is_some());
+        if in_module {
             return vec![plain];
         }
         let Some(lines) = &mut self.lines else { return vec![plain] };
@@ -195,7 +215,7 @@ impl KernelSymbolizer {
                 file: name.file,
                 line: name.line,
                 inlined: name.inlined,
-                function_offset: (!name.inlined).then_some(address - found.start),
+                function_offset: (!name.inlined).then_some(address - start),
                 unknown: None,
                 ..plain.clone()
             })
@@ -263,7 +283,7 @@ ffffffffc0000000 t leak_it\t[leaky]
 
     fn symbolizer(text: &str) -> KernelSymbolizer {
         let symbols = Kallsyms::parse(text.as_bytes()).expect("symbols");
-        KernelSymbolizer { symbols, older: None, lines: None, note: None }
+        KernelSymbolizer { symbols, gone: Vec::new(), lines: None, note: None }
     }
 
     #[test]
@@ -293,5 +313,74 @@ ffffffffc0000000 t leak_it\t[leaky]
         let frames = symbolizer.stack(&[0xffff_ffff_c000_0008, 0xffff_ffff_d000_0000]);
         assert_eq!(frames[0].function.as_deref(), Some("leak_it"));
         assert!(frames[1].unknown.as_deref().is_some_and(|reason| reason.contains("a module that is gone")));
+    }
+
+    /// A `vmlinux` of a kernel that runs elsewhere than it was linked for, as with a randomized base.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_vmlinux_of_this_build_gives_lines_and_inlined_functions() {
+        const SOURCE: &str = "\
+extern volatile int sink;
+void _text(void) {}
+static inline __attribute__((always_inline)) void inner(int x) {
+    sink = x;
+}
+__attribute__((noipa)) void outer(int x) {
+    inner(x + 1);
+    sink = 2;
+}
+volatile int sink;
+";
+        let folder = std::env::temp_dir().join(format!("leakprobe-vmlinux-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let (source, vmlinux) = (folder.join("k.c"), folder.join("vmlinux"));
+        std::fs::write(&source, SOURCE).expect("a source");
+        let built = std::process::Command::new("cc")
+            .args([
+                "-O1",
+                "-g",
+                "-nostdlib",
+                "-static",
+                "-ffreestanding",
+                "-fno-pie",
+                "-no-pie",
+                "-mcmodel=kernel",
+            ])
+            .args([
+                "-Wl,-Ttext=0xffffffff81000000",
+                "-Wl,-e,_text",
+                "-Wl,--build-id=0x0102030405060708",
+                "-o",
+            ])
+            .args([&vmlinux, &source])
+            .status();
+        assert!(built.expect("a compiler").success());
+        let file = File::open(&vmlinux).expect("built");
+        let outer = symbol_address(&file, "outer").expect("there");
+        const MOVED: u64 = 0x1e00_0000;
+        let here = |address: u64| address.wrapping_add(MOVED);
+        let text = format!(
+            "{:x} T _text\n{:x} T outer\n{:x} T end\n",
+            here(symbol_address(&file, "_text").expect("there")),
+            here(outer),
+            here(outer) + 0x1000
+        );
+        let symbols = Kallsyms::parse(text.as_bytes()).expect("symbols");
+        let lines = Lines::open(&file, &symbols, Some(&[1, 2, 3, 4, 5, 6, 7, 8])).expect("lines");
+        let other = Lines::open(&file, &symbols, Some(&[8; 8])).err().expect("refused");
+        assert!(other.contains("another build"), "{other}");
+        let mut symbolizer = KernelSymbolizer { symbols, gone: Vec::new(), lines: Some(lines), note: None };
+        // Somewhere in `outer` is what was inlined, and somewhere is its own line.
+        let mut seen = Vec::new();
+        for offset in 1..32 {
+            for frame in symbolizer.stack(&[here(outer) + offset]) {
+                let file = frame.file.as_deref().unwrap_or_default().ends_with("/k.c");
+                seen.push((frame.function.unwrap_or_default(), frame.inlined, file, frame.line));
+            }
+        }
+        assert!(seen.contains(&("inner".to_owned(), true, true, Some(4))), "{seen:?}");
+        assert!(seen.contains(&("outer".to_owned(), false, true, Some(7))), "{seen:?}");
+        assert!(seen.contains(&("outer".to_owned(), false, true, Some(8))), "{seen:?}");
+        std::fs::remove_dir_all(&folder).expect("ours");
     }
 }

@@ -94,25 +94,19 @@ fn a_sample_estimates_what_there_is() {
 #[test]
 fn only_the_caches_that_are_named_are_recorded() {
     let (mut victim, _folder) = kobjects::start();
-    let mut probe = Probe::attach_to_kernel(&all_and(&["--cache", "eventpoll_ep*", "--cache", "kmalloc-*"]));
-    victim.run("epolls 300");
-    let items = Kind { cache: "eventpoll_epi", function: "" };
-    let report = report_in_which(&mut probe, |report| made(report, items) == 300);
-    assert_eq!(made(&report, items), 300, "{}", digest(&report));
-    assert_eq!(
-        made(&report, Kind { cache: "kmalloc-", function: "ep_alloc|do_epoll" }),
-        0,
-        "no function has such a name"
-    );
+    let mut probe = Probe::attach_to_kernel(&all_and(&["--cache", "fil?", "--cache", "kmalloc-*"]));
+    victim.run("eventfds 300");
+    let files = Kind { cache: "filp", function: "" };
+    let report = report_in_which(&mut probe, |report| made(report, files) == 300);
+    assert_eq!((made(&report, files), made(&report, CONTEXT)), (300, 300), "{}", digest(&report));
     let others: Vec<&str> = report
         .sites
         .iter()
         .map(|site| site.allocator.as_str())
-        .filter(|name| !name.starts_with("eventpoll_ep") && !name.starts_with("kmalloc-"))
+        .filter(|name| *name != "filp" && !name.starts_with("kmalloc-"))
         .collect();
     assert!(others.is_empty(), "{others:?}");
-    assert!(made(&report, Kind { cache: "kmalloc-", function: "epoll" }) >= 300, "{}", digest(&report));
-    assert!(report.ledger.count("cache_filtered") >= 600, "{:?}", report.ledger);
+    assert!(report.ledger.count("cache_filtered") >= 300, "the dentries: {:?}", report.ledger);
     probe.finish();
 }
 
@@ -164,10 +158,10 @@ fn pages_are_those_that_no_slab_took() {
     let (mut victim, _folder) = kobjects::start();
     let mut probe = Probe::attach_to_kernel(&all_and(&["--pages"]));
     victim.run(&format!("anonymous {COUNT}"));
-    let touched = Kind { cache: "pages", function: "anonymous_page" };
+    let touched = Kind { cache: "pages", function: "handle_mm_fault" };
     let report = report_in_which(&mut probe, |report| made(report, touched) >= COUNT);
     let seen = made(&report, touched);
-    assert!((COUNT..COUNT + 20).contains(&seen), "{seen}{}", digest(&report));
+    assert!((COUNT..COUNT + 40).contains(&seen), "{seen}{}", digest(&report));
     // Files and dentries take slabs meanwhile; their pages are objects already.
     victim.run("eventfds 4000");
     let report = probe.next_report();
@@ -179,8 +173,8 @@ fn pages_are_those_that_no_slab_took() {
     let slabs = report.kernel.as_ref().and_then(|kernel| kernel.slab_pages).expect("pages of slabs");
     assert!(slabs.bytes > 0, "{slabs:?}");
     victim.run("release");
-    let gone = report_in_which(&mut probe, |report| made(report, touched) < 20);
-    assert!(made(&gone, touched) < 20, "{}", digest(&gone));
+    let gone = report_in_which(&mut probe, |report| made(report, touched) < 40);
+    assert!(made(&gone, touched) < 40, "{}", digest(&gone));
     probe.finish();
 }
 

@@ -17,8 +17,9 @@ fn of_module<'a>(report: &'a Report, function: &str) -> Option<(usize, &'a Site)
 
 /// All that the module's functions hold; what the kernel holds for the module is its own.
 fn held(report: &Report) -> u64 {
-    let is_modules =
-        |site: &&Site| site.stack.frames.iter().any(|frame| frame.object.as_deref() == Some("[leaky]"));
+    let is_modules = |site: &&Site| {
+        site.stack.frames.first().is_some_and(|frame| frame.object.as_deref() == Some("[leaky]"))
+    };
     report.sites.iter().filter(is_modules).map(|site| site.live_blocks).sum()
 }
 

@@ -78,7 +78,7 @@ fn with_small_libraries() -> anyhow::Result<Case> {
         if !library.exists() {
             build_library(number, &library)?;
         }
-        victim.load(&library)?;
+        victim.load_library(&library)?;
     }
     let mapped = process::mapped_objects(victim.pid())?;
     ensure!(mapped >= OBJECTS, "failed to map {OBJECTS} objects into the victim: it has {mapped}");

@@ -6,6 +6,7 @@
 
 mod attach;
 mod idle;
+mod kernel;
 mod pairs;
 mod process;
 mod profiler;
@@ -32,6 +33,9 @@ pub struct Arguments {
     /// Only these parts
     #[arg(long, value_name = "PART", value_delimiter = ',', value_enum)]
     only: Vec<Part>,
+    /// What `leakprobe --kernel` costs, instead
+    #[arg(long, conflicts_with = "only")]
+    kernel: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -46,9 +50,18 @@ enum Part {
     Idle,
     /// How large the BPF programs are
     Programs,
+    /// What a kmalloc/kfree pair costs under --kernel
+    KernelPairs,
+    /// How much slower a machine that forks and sends becomes under --kernel
+    KernelLoad,
 }
 
 impl Part {
+    /// Whether it is about the kernel's own memory.
+    fn is_kernels(self) -> bool {
+        matches!(self, Self::KernelPairs | Self::KernelLoad)
+    }
+
     fn measure(self, quick: bool, table: &mut Table) -> anyhow::Result<()> {
         let rounds = |few, many| if quick { few } else { many };
         match self {
@@ -57,6 +70,8 @@ impl Part {
             Self::Attach => attach::measure(rounds(3, 11), table),
             Self::Idle => idle::measure(rounds(1, 4), table),
             Self::Programs => programs::measure(table),
+            Self::KernelPairs => kernel::measure_pairs(rounds(3, 11), table),
+            Self::KernelLoad => kernel::measure_load(rounds(2, 7), table),
         }
     }
 }
@@ -74,7 +89,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     victim::build()?;
     let mut misses = 0;
     for part in Part::value_variants() {
-        if arguments.only.is_empty() || arguments.only.contains(part) {
+        let asked = match &arguments.only[..] {
+            [] => part.is_kernels() == arguments.kernel,
+            only => only.contains(part),
+        };
+        if asked {
             let mut table = Table::default();
             part.measure(arguments.quick, &mut table)?;
             println!("{table}");

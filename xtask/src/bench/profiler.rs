@@ -60,8 +60,17 @@ pub struct Ended {
 impl Profiler {
     /// Starts it on a process, and waits until its probes are in place.
     pub fn start(pid: u32, options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_on(&["--pid", &pid.to_string()], options)
+    }
+
+    /// Starts it on the kernel, and waits until its probes are in place.
+    pub fn start_on_kernel(options: &[&str]) -> anyhow::Result<Self> {
+        Self::start_on(&["--kernel"], options)
+    }
+
+    fn start_on(what: &[&str], options: &[&str]) -> anyhow::Result<Self> {
         let mut leakprobe = Command::new(command::workspace().join("target/release/leakprobe"));
-        leakprobe.args(["--pid", &pid.to_string(), "--format", "json"]).args(options);
+        leakprobe.args(what).args(["--format", "json"]).args(options);
         let shown = command::show(&leakprobe);
         leakprobe.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();

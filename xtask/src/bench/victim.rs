@@ -1,4 +1,4 @@
-//! The program that is profiled: tests/victims/bench.c, which does what it is told line by line.
+//! The programs that are measured: tests/victims/bench.c and bench_kernel.c, which do what they are told line by line.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -15,11 +15,14 @@ pub fn folder() -> PathBuf {
     command::workspace().join("target/bench")
 }
 
-/// Compiles the victim, with frame pointers.
+/// Compiles the victims, with frame pointers.
 pub fn build() -> anyhow::Result<()> {
     std::fs::create_dir_all(folder()).with_context(|| format!("failed to create {}", folder().display()))?;
-    let source = command::workspace().join("tests/victims/bench.c");
-    command::run(compiler().args(["-o"]).arg(folder().join("bench")).arg(source).arg("-ldl"))
+    for name in ["bench", "bench_kernel"] {
+        let source = command::workspace().join(format!("tests/victims/{name}.c"));
+        command::run(compiler().args(["-o"]).arg(folder().join(name)).arg(source).arg("-ldl"))?;
+    }
+    Ok(())
 }
 
 /// The C compiler, with the options that make every frame appear in a walk by frame pointers.
@@ -39,7 +42,16 @@ pub struct Victim {
 impl Victim {
     /// Starts it, and waits until it listens.
     pub fn start() -> anyhow::Result<Self> {
-        let program = folder().join("bench");
+        Self::start_program("bench")
+    }
+
+    /// Starts the one that makes the kernel allocate.
+    pub fn start_for_kernel() -> anyhow::Result<Self> {
+        Self::start_program("bench_kernel")
+    }
+
+    fn start_program(name: &str) -> anyhow::Result<Self> {
+        let program = folder().join(name);
         let mut child = Command::new(&program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -63,6 +75,19 @@ impl Victim {
         answer.parse().with_context(|| format!("failed to read the victim's answer {answer:?}"))
     }
 
+    /// Lets it make the kernel do `count` pairs of kmalloc and kfree; ns of CPU time a pair, the system call included.
+    pub fn kernel_pairs(&mut self, count: u64) -> anyhow::Result<f64> {
+        let answer = self.ask(&format!("pairs {count}"), "ns")?;
+        answer.parse().with_context(|| format!("failed to read the victim's answer {answer:?}"))
+    }
+
+    /// Lets it fork and send for so many milliseconds; how many processes, and how many connections, that were.
+    pub fn load(&mut self, ms: u64) -> anyhow::Result<(f64, f64)> {
+        let answer = self.ask(&format!("load {ms}"), "load")?;
+        let numbers = answer.split_once(' ').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        numbers.with_context(|| format!("failed to read the victim's answer {answer:?}"))
+    }
+
     /// Lets it take a block on a stack of `depth` frames, and keep it.
     pub fn keep(&mut self, depth: u32) -> anyhow::Result<()> {
         self.ask(&format!("keep {depth}"), "kept").map(drop)
@@ -74,7 +99,7 @@ impl Victim {
     }
 
     /// Lets it load a shared library.
-    pub fn load(&mut self, library: &std::path::Path) -> anyhow::Result<()> {
+    pub fn load_library(&mut self, library: &std::path::Path) -> anyhow::Result<()> {
         self.ask(&format!("load {}", library.display()), "loaded").map(drop)
     }
 

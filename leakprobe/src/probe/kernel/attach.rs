@@ -78,19 +78,23 @@ impl KernelProbes {
 pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<KernelProbes> {
     let Wanted { pages, percpu, functions, floor } = wanted;
     let mut probes = KernelProbes::default();
-    let points = load::tracepoints(shape, pages, percpu);
+    let mut points = load::tracepoints(shape, pages, percpu);
+    if floor {
+        points.retain(|point| point.program != "slab_free_again");
+    }
     // One program for each tracepoint, even where they share their code: the kernel runs none twice at a time on a CPU,
     // so what an interrupt frees while a task frees by the other tracepoint is not missed.
-    let mut loaded: HashMap<&str, OwnedFd> = HashMap::new();
+    let mut loaded: HashMap<(&str, &str), OwnedFd> = HashMap::new();
     for point in &points {
-        loaded.insert(point.name, object.load(if floor { "kernel_floor" } else { point.program })?);
+        let program = object.load(if floor { "kernel_floor" } else { point.program })?;
+        loaded.insert((point.name, point.program), program);
     }
     let bulk = load::bulk_programs(shape);
     let (frees, allocations): (Vec<_>, Vec<_>) = points.iter().partition(|point| point.name.contains("free"));
     let tracing = (shape.tracepoints == Tracepoints::Classic).then(TraceFs::open).transpose()?;
     let attach_points = |probes: &mut KernelProbes, points: &[&load::Point]| -> Result<()> {
         for point in points {
-            let program = &loaded[point.name];
+            let program = &loaded[&(point.name, point.program)];
             let context = || format!("failed to attach to the tracepoint {}:{}", point.category, point.name);
             match &tracing {
                 None => {
@@ -118,7 +122,10 @@ pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<Ke
         let (function, programs) = bulk[2];
         attach_function(&mut probes, object, function, programs, functions);
     }
-    probes.programs.extend(loaded.into_iter().map(|(name, program)| (name.to_owned(), program)));
+    let named =
+        |((tracepoint, program), fd): ((&str, &str), OwnedFd)| (format!("{program} ({tracepoint})"), fd);
+    probes.programs.extend(loaded.into_iter().map(named));
+    probes.programs.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(probes)
 }
 

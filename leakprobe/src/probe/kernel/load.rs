@@ -168,9 +168,12 @@ pub fn bulk_programs(shape: &Shape) -> [(Option<&Function>, BulkPrograms); 3] {
 
 /// The tracepoint programs for a shape, each once.
 pub fn tracepoint_programs(shape: &Shape) -> Vec<&'static str> {
-    let mut names: Vec<&str> =
-        tracepoints(shape, true, true).into_iter().map(|point| point.program).collect();
-    names.dedup();
+    let mut names: Vec<&str> = Vec::new();
+    for point in tracepoints(shape, true, true) {
+        if !names.contains(&point.program) {
+            names.push(point.program);
+        }
+    }
     names
 }
 
@@ -199,6 +202,11 @@ pub fn tracepoints(shape: &Shape, pages: bool, percpu: bool) -> Vec<Point> {
         (false, _) => "cache_alloc_classic",
     };
     let mut all = vec![point("kmem", "kfree", free), point("kmem", "kmem_cache_free", free)];
+    if raw {
+        // After the first: the kernel runs them in the order in which they are attached.
+        let again = "slab_free_again";
+        all.extend([point("kmem", "kfree", again), point("kmem", "kmem_cache_free", again)]);
+    }
     if pages {
         all.push(point("kmem", "mm_page_free", pick("page_free", "page_free_classic")));
     }

@@ -6,16 +6,25 @@ use crate::report::escape::{Cut, columns, fit, visible};
 use crate::report::model::{CacheRow, Kernel};
 use crate::report::units::{count, counted, signed_count, size, size_per_minute};
 
-/// Columns of a cache's name; longer ones lose their middle.
-const NAME: usize = 24;
-
-/// Narrower pages have the caches below each other instead of in a table.
-const TABLE: usize = 92;
+/// Columns of a cache's name; longer ones lose their middle. Room for `a cache of 16384-byte objects`.
+const NAME: usize = 32;
 
 /// From this share on, a cache's frees are said to be partly untraced.
 const UNTRACED: f64 = 0.001;
 
-pub(super) fn kernel(page: &mut Page, kernel: &Kernel) {
+/// What is shown of a cache.
+type Cells = [String; 8];
+
+const HEAD: [[&str; 8]; 2] = [
+    ["cache", "object", "traced", "traced", "traced", "slabinfo", "slabinfo", "frees"],
+    ["", "bytes", "live", "bytes", "per min", "per min", "objects", "untraced"],
+];
+
+/// Which cells a table has, the widest one first. The size of an object goes first: most names tell it.
+const TABLES: [&[usize]; 2] = [&[0, 1, 2, 3, 4, 5, 6, 7], &[0, 2, 3, 4, 5, 6, 7]];
+
+/// `verbose`: how it is traced, too.
+pub(super) fn kernel(page: &mut Page, kernel: &Kernel, verbose: bool) {
     page.flow(Tone::Strong, 2, " ", &[format!("kernel {}", visible(&kernel.release))]);
     let sums: Vec<String> = kernel
         .memory
@@ -23,36 +32,89 @@ pub(super) fn kernel(page: &mut Page, kernel: &Kernel) {
         .enumerate()
         .map(|(index, row)| {
             let lead = if index == 0 { "  " } else { "" };
-            format!("{lead}{} {}", row.name, head::bytes(row.bytes))
+            format!("{lead}{} {}", visible(&row.name), head::bytes(row.bytes))
         })
         .collect();
     page.flow(Tone::Plain, 2, "  ", &sums);
+    if verbose {
+        page.prose(Tone::Plain, 4, &format!("  {}", traced_by(kernel)));
+    }
     if kernel.caches.is_empty() {
         return;
     }
     page.blank();
-    if page.width() >= TABLE {
-        table(page, &kernel.caches);
-    } else {
-        list(page, &kernel.caches);
-    }
+    caches(page, &kernel.caches);
     let left_out = kernel.caches_with_live_objects.saturating_sub(kernel.caches.len() as u64);
     if left_out > 0 {
         page.line(Tone::Plain, &format!("  ... {} more (--top)", counted(left_out, "cache")));
     }
+    if kernel.caches.iter().any(|cache| cache.contradicted) {
+        let text = "! by /proc/slabinfo the cache did not grow by most of what was traced as live";
+        page.prose(Tone::Warning, 2, text);
+    }
+    if let Some(slabs) = kernel.slab_pages.filter(|slabs| slabs.blocks > 0) {
+        let (bytes, blocks) = (size(slabs.bytes), counted(slabs.blocks, "block"));
+        let text = format!(
+            "  {bytes} in {blocks} of pages are left out: slabs took them, and their objects are counted"
+        );
+        page.prose(Tone::Plain, 4, &text);
+    }
 }
 
-/// A cache's cells: name, object, live, bytes, growth traced and by /proc/slabinfo, change of its objects there, frees
-/// untraced.
-fn cells(cache: &CacheRow) -> [String; 8] {
+/// `traced by raw tracepoints; kmem_cache_free_bulk (patched); not seen: ...`.
+fn traced_by(kernel: &Kernel) -> String {
+    let mut text = format!("traced by {} tracepoints", visible(&kernel.tracepoints));
+    for function in &kernel.probed_functions {
+        text.push_str(&format!("; {} ({})", visible(&function.name), visible(&function.how)));
+    }
+    for function in &kernel.unprobed_functions {
+        text.push_str(&format!("; not seen: {}", visible(function)));
+    }
+    text
+}
+
+/// The caches in a table where one fits, else below each other.
+fn caches(page: &mut Page, caches: &[CacheRow]) {
+    let cells: Vec<Cells> = caches.iter().map(cells).collect();
+    let heads = HEAD.map(|head| head.map(str::to_owned));
+    let widths: [usize; 8] = std::array::from_fn(|column| {
+        heads.iter().chain(&cells).map(|row| columns(&row[column])).max().unwrap_or(0)
+    });
+    let fits =
+        |table: &&&[usize]| table.iter().map(|&column| widths[column] + 2).sum::<usize>() <= page.width();
+    let table = TABLES.iter().find(fits);
+    if let Some(table) = table {
+        for head in &heads {
+            page.line(Tone::Strong, &table_line(false, head, &widths, table));
+        }
+    }
+    for (cells, cache) in cells.iter().zip(caches) {
+        let tone = if cache.contradicted { Tone::Warning } else { Tone::Plain };
+        match table {
+            Some(table) => page.line(tone, &table_line(cache.contradicted, cells, &widths, table)),
+            None => page.flow(tone, 6, " ", &pieces(cache, cells)),
+        }
+    }
+}
+
+/// What stands before a cache: a log file has no colors.
+fn mark(contradicted: bool) -> &'static str {
+    if contradicted { "! " } else { "  " }
+}
+
+/// Name, object, live, bytes, growth traced and by /proc/slabinfo, change of its objects there, frees untraced. Growth is
+/// by the minute, which [`HEAD`] says.
+fn cells(cache: &CacheRow) -> Cells {
+    let per_minute = |rate| size_per_minute(rate).trim_end_matches("/min").to_owned();
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
         fit(&visible(&cache.name), NAME, Cut::Middle).into_owned(),
-        cache.object_bytes.map_or_else(|| "-".to_owned(), count),
+        or_none(cache.object_bytes.map(count)),
         count(cache.live_objects),
         size(cache.live_bytes),
-        size_per_minute(cache.growth_bytes_per_minute),
-        cache.slabinfo_bytes_per_minute.map_or_else(|| "-".to_owned(), size_per_minute),
-        cache.slabinfo_change.map_or_else(|| "-".to_owned(), signed_count),
+        per_minute(cache.growth_bytes_per_minute),
+        or_none(cache.slabinfo_bytes_per_minute.map(per_minute)),
+        or_none(cache.slabinfo_change.map(signed_count)),
         untraced(cache),
     ]
 }
@@ -67,51 +129,34 @@ fn untraced(cache: &CacheRow) -> String {
     }
 }
 
-fn table(page: &mut Page, caches: &[CacheRow]) {
-    let head =
-        ["cache", "object", "live", "bytes", "traced", "slabinfo", "objects", "frees"].map(str::to_owned);
-    let below = ["", "bytes", "traced", "", "growth", "growth", "there", "untraced"].map(str::to_owned);
-    let rows: Vec<[String; 8]> = caches.iter().map(cells).collect();
-    let all = || [&head, &below].into_iter().chain(&rows);
-    let widths: [usize; 8] =
-        std::array::from_fn(|column| all().map(|row| columns(&row[column])).max().unwrap_or(0));
-    let line = |row: &[String; 8]| {
-        let mut text = String::from("  ");
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let pad = " ".repeat(width.saturating_sub(columns(cell)));
-            if column == 0 {
-                text.push_str(cell);
-                text.push_str(&pad);
-            } else {
-                text.push_str("  ");
-                text.push_str(&pad);
-                text.push_str(cell);
-            }
+/// A line of the table: the name on the left, numbers on the right of their columns.
+fn table_line(contradicted: bool, row: &Cells, widths: &[usize; 8], table: &[usize]) -> String {
+    let mut text = mark(contradicted).to_owned();
+    for &column in table {
+        let pad = " ".repeat(widths[column].saturating_sub(columns(&row[column])));
+        if column == 0 {
+            text.push_str(&format!("{}{pad}", row[column]));
+        } else {
+            text.push_str(&format!("  {pad}{}", row[column]));
         }
-        text
-    };
-    page.line(Tone::Strong, &line(&head));
-    page.line(Tone::Strong, &line(&below));
-    for (row, cache) in rows.iter().zip(caches) {
-        page.line(if cache.contradicted { Tone::Warning } else { Tone::Plain }, &line(row));
     }
+    text
 }
 
-fn list(page: &mut Page, caches: &[CacheRow]) {
-    for cache in caches {
-        let [name, object, live, bytes, traced, slabinfo, there, untraced] = cells(cache);
-        let mut pieces = vec![format!("  {name}:")];
-        if cache.object_bytes.is_some() {
-            pieces.push(format!("{object}-byte objects,"));
-        }
-        pieces.push(format!("{live} live traced,"));
-        pieces.push(format!("{bytes},"));
-        pieces.push(format!("{traced};"));
-        if cache.slabinfo_change.is_some() {
-            pieces.push(format!("by slabinfo {there},"));
-            pieces.push(format!("{slabinfo};"));
-        }
-        pieces.push(format!("frees untraced: {untraced}"));
-        page.flow(if cache.contradicted { Tone::Warning } else { Tone::Plain }, 6, " ", &pieces);
+/// A cache in words.
+fn pieces(cache: &CacheRow, cells: &Cells) -> Vec<String> {
+    let [name, object, live, bytes, traced, slabinfo, there, untraced] = cells;
+    let mut pieces = vec![format!("{}{name}:", mark(cache.contradicted))];
+    if cache.object_bytes.is_some() {
+        pieces.push(format!("{object}-byte objects,"));
     }
+    pieces.push(format!("{live} traced live,"));
+    pieces.push(format!("{bytes},"));
+    pieces.push(format!("{traced}/min;"));
+    if cache.slabinfo_change.is_some() {
+        pieces.push(format!("by slabinfo {there},"));
+        pieces.push(format!("{slabinfo}/min;"));
+    }
+    pieces.push(format!("frees untraced: {untraced}"));
+    pieces
 }

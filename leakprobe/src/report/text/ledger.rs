@@ -6,13 +6,14 @@ use crate::report::ledger::in_words;
 use crate::report::model::{Account, Entry, Ledger};
 use crate::report::units::count;
 
-pub(super) fn ledger(page: &mut Page, ledger: &Ledger, verbose: bool) {
+/// `records`: whether what became of the records is shown, even where it balances.
+pub(super) fn ledger(page: &mut Page, ledger: &Ledger, records: bool, verbose: bool) {
     balance(page, "ledger: ", "allocations", &ledger.allocations);
     balance(page, "        ", "frees", &ledger.frees);
     if let Some(ranges) = &ledger.ranges {
         balance(page, "        ", "mapping calls", ranges);
     }
-    if verbose || !ledger.records.balanced() {
+    if records || verbose || !ledger.records.balanced() {
         balance(page, "        ", "records", &ledger.records);
     }
     remarks(page, &ledger.remarks);

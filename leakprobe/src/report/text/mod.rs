@@ -9,6 +9,8 @@ mod site;
 mod stack;
 
 #[cfg(test)]
+mod kernel_snapshots;
+#[cfg(test)]
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,7 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
     }
     if let Some(kernel) = &report.kernel {
         page.blank();
-        kernel::kernel(&mut page, kernel);
+        kernel::kernel(&mut page, kernel, is_verbose(report));
     }
     page.blank();
     head::totals(&mut page, report);
@@ -49,7 +51,7 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
         site::site(&mut page, report, row);
     }
     page.blank();
-    ledger::ledger(&mut page, &report.ledger, is_verbose(report));
+    ledger::ledger(&mut page, &report.ledger, report.kernel.is_some(), is_verbose(report));
     if !report.probes.is_empty() {
         page.blank();
         probes::probes(&mut page, report);

@@ -3,7 +3,7 @@
 use super::head::since;
 use super::page::{Page, Tone};
 use super::{is_verbose, stack};
-use crate::report::escape::visible;
+use crate::report::escape::{Cut, fit, visible};
 use crate::report::model::{Maker, Report, SiteKind, SiteRow};
 use crate::report::units::{count, counted, duration, signed_size, size, size_per_minute};
 
@@ -14,7 +14,7 @@ fn made_by(maker: &Maker, of: u64) -> String {
         Some(0) => "under 1%".to_owned(),
         Some(percent) => format!("{percent}%"),
     };
-    let name = visible(&maker.name);
+    let name = fit(&visible(&maker.name), NAME, Cut::Middle).into_owned();
     if maker.processes > 1 {
         format!("made while {name} ran, in {} processes: {share}", count(maker.processes))
     } else if maker.pid == 0 {
@@ -26,6 +26,9 @@ fn made_by(maker: &Maker, of: u64) -> String {
 
 /// Blanks before everything that belongs to a site's heading.
 const INDENT: usize = 4;
+
+/// Columns of the name of an allocator, a cache or a thread; the kernel's own are at most 64 bytes.
+const NAME: usize = 64;
 
 pub(super) fn site(page: &mut Page, report: &Report, row: &SiteRow) {
     let noun = match row.kind {
@@ -56,10 +59,11 @@ pub(super) fn site(page: &mut Page, report: &Report, row: &SiteRow) {
         format!("allocated {},", count(row.allocated_blocks)),
         format!("freed {}", count(row.freed_blocks)),
     ];
+    let allocator = fit(&visible(&row.allocator), NAME, Cut::Middle).into_owned();
     if report.processes.len() > 1 {
-        details.push(format!("[{}, pid {}]", visible(&row.allocator), row.pid));
+        details.push(format!("[{allocator}, pid {}]", row.pid));
     } else {
-        details.push(format!("[{}]", visible(&row.allocator)));
+        details.push(format!("[{allocator}]"));
     }
     page.flow(Tone::Plain, INDENT, " ", &details);
     if let Some(contradiction) = &row.contradiction {

@@ -84,7 +84,7 @@ pub(super) fn stack(page: &mut Page, stack: &StackRow, whole: bool) {
     }
     match stack.quality {
         StackQuality::Whole | StackQuality::NotKept => {}
-        StackQuality::Caller => note(page, "... the caller alone: leave out --no-stacks for the rest"),
+        StackQuality::Caller => note(page, "... the caller alone: no stack was taken"),
         StackQuality::Truncated => note(page, "... cut here: the stack is deeper than the limit of frames"),
         StackQuality::Partial => note(
             page,

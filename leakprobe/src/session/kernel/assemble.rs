@@ -26,10 +26,7 @@ use crate::{
         output::Reader,
     },
     sys::clock,
-    target::kernel::{
-        meminfo::{self, FIELDS},
-        shape::Tracepoints,
-    },
+    target::kernel::meminfo::{self, FIELDS},
 };
 
 /// Names of makers that a site's row has.
@@ -102,11 +99,7 @@ impl KernelSession {
                 caches: cache_rows,
                 caches_with_live_objects: live_caches,
                 sampled_one_in: self.options.kernel.one_in,
-                tracepoints: match self.shape.tracepoints {
-                    Tracepoints::Raw => "raw",
-                    Tracepoints::Classic => "classic",
-                }
-                .to_owned(),
+                tracepoints: self.shape.tracepoints.name().to_owned(),
                 probed_functions: self.probed_functions(),
                 unprobed_functions: self.probes.unprobed.clone(),
                 slab_pages: self.options.kernel.pages.then_some(slab_pages),
@@ -300,8 +293,7 @@ impl KernelSession {
         let quality = match StackEnd::from_raw(stack.end) {
             StackEnd::Base => StackQuality::Whole,
             StackEnd::Truncated => StackQuality::Truncated,
-            StackEnd::Lost if !self.options.kernel.stacks => StackQuality::Caller,
-            StackEnd::Lost => StackQuality::Partial,
+            StackEnd::Lost => StackQuality::Caller,
         };
         StackRow { id, quality, frames: self.symbolizer.stack(addresses(&stack)) }
     }

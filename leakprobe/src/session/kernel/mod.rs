@@ -20,7 +20,7 @@ use crate::{
             load::{KernelObject, Settings},
             maps::KernelMaps,
         },
-        load::preallocate,
+        load::{Trial, preallocate},
     },
     report::model::Warning,
     symbolize::kernel::KernelSymbolizer,
@@ -78,7 +78,7 @@ impl KernelSession {
             notes.push(Warning { kind: "slabinfo".into(), text });
         }
         let slabs = slabs.unwrap_or_default();
-        let shape = find_shape(&options, &symbols, &slabs)?;
+        let shape = find_shape(options.attach_with, &symbols, &slabs)?;
         require(&options, &shape, &symbols)?;
         let caches = Caches::new(&options, &shape, slabs)?;
         let settings = settings(&options);
@@ -166,11 +166,33 @@ pub fn run_kernel(options: Options, begun: Begun) -> Result<()> {
     follow::block_on(session, begun)
 }
 
+/// What this kernel is like, and what it makes of the programs that a session may need; attaches nothing.
+///
+/// # Errors
+/// Why its memory cannot be traced.
+pub fn examine() -> Result<(Shape, Vec<Trial>)> {
+    const FEW: u32 = 1024;
+    let symbols = Kallsyms::read()?;
+    let shape = find_shape(AttachWith::Auto, &symbols, &slabinfo::read().unwrap_or_default())?;
+    let settings = Settings {
+        min_size: 0,
+        max_size: u64::MAX,
+        max_blocks: FEW,
+        max_stacks: FEW,
+        one_in: 1,
+        stacks: true,
+        filter_caches: true,
+        cpus: possible_cpus(),
+    };
+    let trials = KernelObject::create(&settings, &shape.layout)?.try_all(&shape);
+    Ok((shape, trials))
+}
+
 /// The kernel's shape, by its BTF if it has one.
-fn find_shape(options: &Options, symbols: &Kallsyms, slabs: &Slabinfo) -> Result<Shape> {
+fn find_shape(attach_with: AttachWith, symbols: &Kallsyms, slabs: &Slabinfo) -> Result<Shape> {
     let release = features::release();
     let refuse = |reason: String| anyhow!("failed to trace kernel {release}: {reason}{}", lockdown_hint());
-    let btf = match options.attach_with {
+    let btf = match attach_with {
         AttachWith::Auto => Btf::of_this_kernel()?,
         AttachWith::PerfEvent | AttachWith::PerfEventByAddress => None,
     };

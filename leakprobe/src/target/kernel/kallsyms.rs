@@ -14,7 +14,10 @@ const PATH: &str = "/proc/kallsyms";
 const MAX_BYTES: u64 = 1 << 30;
 
 /// No function is longer; what lies further from the symbol before it has no name.
-const MAX_FUNCTION: u64 = 1 << 20;
+const MAX_FUNCTION: u64 = 256 << 10;
+
+/// The module under which the kernel lists code that it has made of BPF programs.
+pub const GENERATED: &str = "bpf";
 
 /// A symbol that an address lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +118,26 @@ impl Kallsyms {
         self.symbols.iter().all(|symbol| symbol.address == 0)
     }
 
+    /// The symbols of modules that are not in `later`: those that have gone.
+    pub fn gone(&self, later: &Self) -> Self {
+        let is_gone = |module: &String| module != GENERATED && !later.modules.contains(module);
+        let mut gone = Self { modules: self.modules.clone(), ..Self::default() };
+        for symbol in &self.symbols {
+            let module = usize::from(symbol.module).checked_sub(1).and_then(|index| self.modules.get(index));
+            if module.is_some_and(is_gone) {
+                let name = gone.names.len() as u32;
+                gone.names.push_str(self.name(symbol));
+                gone.symbols.push(Symbol { name, ..*symbol });
+            }
+        }
+        gone
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.symbols.is_empty()
+    }
+
     /// The address of a name; of the kernel itself where a module has it too.
     pub fn address(&self, name: &str) -> Option<u64> {
         let all = self.symbols.iter().filter(|symbol| self.name(symbol) == name && symbol.address != 0);
@@ -126,7 +149,8 @@ impl Kallsyms {
         let end = self.symbols.partition_point(|symbol| symbol.address <= address);
         let nearest = self.symbols[..end].iter().rev().find(|symbol| symbol.code)?;
         // Of several names of one address, the first that is no mere mark of the linker.
-        let same = self.symbols[..end].iter().rev().take_while(|symbol| symbol.address == nearest.address);
+        let start = self.symbols.partition_point(|symbol| symbol.address < nearest.address);
+        let same = self.symbols[start..end].iter().take_while(|symbol| symbol.address == nearest.address);
         let best =
             same.filter(|symbol| symbol.code).min_by_key(|symbol| self.name(symbol).starts_with('_'))?;
         (address - best.address < MAX_FUNCTION && best.address != 0).then(|| self.found(best))
@@ -161,6 +185,19 @@ junk
         assert_eq!(all.address("kfree"), Some(0xffff_ffff_8100_0110), "the kernel's own first");
         assert_eq!(all.address("gone"), None);
         assert!(!all.is_hidden());
+    }
+
+    #[test]
+    fn modules_that_have_gone_are_kept_apart() {
+        let all = Kallsyms::parse(TEXT.as_bytes()).expect("symbols");
+        let later = Kallsyms::parse(&b"ffffffff81000110 T kfree\n"[..]).expect("symbols");
+        let gone = all.gone(&later);
+        let name = |address| {
+            gone.function(address).map(|found| (found.name.to_owned(), found.module.map(str::to_owned)))
+        };
+        assert_eq!(name(0xffff_ffff_c0a0_1004).expect("there").1.as_deref(), Some("leaky"));
+        assert_eq!(name(0xffff_ffff_8100_0112), None, "the kernel's own have not gone");
+        assert!(all.gone(&all).is_empty());
     }
 
     #[test]

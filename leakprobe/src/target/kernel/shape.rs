@@ -18,6 +18,16 @@ pub enum Tracepoints {
     Classic,
 }
 
+impl Tracepoints {
+    /// The word for them in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Classic => "classic",
+        }
+    }
+}
+
 /// A function of the kernel's, to be probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
