@@ -98,8 +98,8 @@ counters! {
     /// The record belonged to a program that the process has since replaced by exec.
     ExecDropped = "exec_dropped",
 
-    /// Of the freed, those whose free came in an interrupt while the same program freed another one: the kernel skips
-    /// such a run, and a second program looks again (`--kernel`).
+    /// Of the frees, those that came in an interrupt while the same program ran for another one: the kernel skips such a
+    /// run, and a second program takes its place (`--kernel`).
     FreeSeenAgain = "free_seen_again",
     /// Pages of a larger block were given back, and a record more or less stands for what is left of it (`--pages`).
     PagesSplit = "pages_split",

@@ -24,6 +24,8 @@ mod sample;
 mod site;
 mod slab;
 
+use object::FreePoint;
+
 use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe, raw_tracepoint, tracepoint},
     programs::{
@@ -50,13 +52,23 @@ fn cache_alloc_sized(ctx: RawTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint]
-fn slab_free(ctx: RawTracePointContext) -> i32 {
-    slab::free(&ctx)
+fn kfree(ctx: RawTracePointContext) -> i32 {
+    slab::free(&ctx, FreePoint::Kfree)
 }
 
 #[raw_tracepoint]
-fn slab_free_again(ctx: RawTracePointContext) -> i32 {
-    slab::free_again(&ctx)
+fn kfree_again(ctx: RawTracePointContext) -> i32 {
+    slab::free_again(&ctx, FreePoint::Kfree)
+}
+
+#[raw_tracepoint]
+fn cache_free(ctx: RawTracePointContext) -> i32 {
+    slab::free(&ctx, FreePoint::CacheFree)
+}
+
+#[raw_tracepoint]
+fn cache_free_again(ctx: RawTracePointContext) -> i32 {
+    slab::free_again(&ctx, FreePoint::CacheFree)
 }
 
 #[raw_tracepoint]

@@ -140,6 +140,10 @@ pub struct Scratch {
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(PROGRAMS, 0);
 
+/// Whether the first program of a tracepoint of frees is at work, by `FreePoint`.
+#[map]
+pub static FREEING: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
 /// Outstanding objects.
 #[map]
 pub static BLOCKS: HashMap<KernelKey, KernelBlock> = HashMap::with_max_entries(1, 0);

@@ -12,7 +12,7 @@ use leakprobe_common::{
 use crate::{
     cache,
     ledger::{add, count},
-    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, SCRATCH, SITES, Scratch},
+    maps::{BLOCKS, FREEING, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, SCRATCH, SITES, Scratch},
     sample, site,
 };
 
@@ -151,14 +151,62 @@ pub fn free(kind: MemoryKind, address: u64) {
     }
 }
 
-/// Removes the record of an object if it is still there after [`free`] should have done so: the kernel skips a program
-/// that runs on the CPU already, and an interrupt in between may free hundreds of objects.
+/// A tracepoint of frees.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum FreePoint {
+    Kfree = 0,
+    CacheFree = 1,
+}
+
+/// States of a [`FreePoint`] on a CPU, in `FREEING`.
+const IDLE: u64 = 0;
+/// The first program runs, or has been interrupted.
+const RUNS: u64 = 1;
+/// It has run again in an interrupt, as kernels before 6.1 let it: the second has nothing to do.
+const RAN_AGAIN: u64 = 2;
+
+/// The first program of a tracepoint of frees.
 #[inline(always)]
-pub fn free_again(kind: MemoryKind, address: u64) {
-    if address == 0 || sample::leaves_out(address) {
+pub fn free_first(point: FreePoint, address: u64) {
+    let Some(state) = FREEING.get_ptr_mut(point as u32) else { return };
+    // SAFETY: a per-CPU value that the programs of one tracepoint share; whoever interrupts leaves it as the interrupted
+    // one can use it.
+    let interrupts = unsafe { *state } != IDLE;
+    // SAFETY: as above.
+    unsafe { *state = if interrupts { RAN_AGAIN } else { RUNS } };
+    free(MemoryKind::Slab, address);
+    if !interrupts {
+        // SAFETY: as above.
+        unsafe { *state = IDLE };
+    }
+}
+
+/// The second program, after the first at the same event. From 6.1 on, the kernel skips a program that runs on the CPU
+/// already; an interrupt in between may free hundreds of objects, and it is this program that sees them.
+#[inline(always)]
+pub fn free_second(point: FreePoint, address: u64) {
+    let Some(state) = FREEING.get_ptr_mut(point as u32) else { return };
+    // SAFETY: as in `free_first`.
+    match unsafe { *state } {
+        RUNS => {
+            count(Counter::FreeSeenAgain);
+            free(MemoryKind::Slab, address);
+        }
+        // SAFETY: as in `free_first`.
+        RAN_AGAIN => unsafe { *state = RUNS },
+        // The kernel's own mark is set a little earlier and goes a little later than ours.
+        _ => free_if_recorded(address),
+    }
+}
+
+/// Removes the record of an object if it is still there.
+#[inline(always)]
+fn free_if_recorded(address: u64) {
+    if sample::leaves_out(address) {
         return;
     }
-    if let Some(block) = remove(&KernelKey { address, kind: kind as u32, _pad: 0 }) {
+    if let Some(block) = remove(&KernelKey { address, kind: MemoryKind::Slab as u32, _pad: 0 }) {
         count(Counter::FreesEntered);
         count(Counter::Freed);
         count(Counter::FreeSeenAgain);

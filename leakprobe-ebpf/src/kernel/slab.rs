@@ -15,7 +15,7 @@ use crate::{
         KMALLOC_GFP_AT, KMALLOC_REQUESTED_AT, PERCPU_FREED_AT, PERCPU_POINTER_AT, PERCPU_SIZE_AT, Program,
         closing,
     },
-    object::{self, New, is_of_interest},
+    object::{self, FreePoint, New, is_of_interest},
     sample,
 };
 
@@ -137,18 +137,18 @@ fn cached<C: EbpfContext>(ctx: &C, cache: CacheKey, call_site: u64, address: u64
 
 /// `kfree(call_site, ptr)`, `kmem_cache_free(call_site, ptr, ...)`
 #[inline(always)]
-pub fn free(ctx: &RawTracePointContext) -> i32 {
+pub fn free(ctx: &RawTracePointContext, point: FreePoint) -> i32 {
     if !closing() {
-        object::free(MemoryKind::Slab, argument(ctx, 1));
+        object::free_first(point, argument(ctx, 1));
     }
     0
 }
 
 /// The same tracepoints, after [`free`].
 #[inline(always)]
-pub fn free_again(ctx: &RawTracePointContext) -> i32 {
+pub fn free_again(ctx: &RawTracePointContext, point: FreePoint) -> i32 {
     if !closing() {
-        object::free_again(MemoryKind::Slab, argument(ctx, 1));
+        object::free_second(point, argument(ctx, 1));
     }
     0
 }

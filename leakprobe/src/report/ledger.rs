@@ -198,7 +198,7 @@ fn words(name: &str) -> Option<Words> {
             "look for an allocator function that is not probed (--verbose lists those that are)",
         ),
         "exec_dropped" => plain("dropped by exec"),
-        "free_seen_again" => plain("frees in interrupts, seen by a second program"),
+        "free_seen_again" => plain("frees in interrupts of the same kind, seen by a second program"),
         "pages_split" => plain("rests of blocks of pages that were given back in part"),
         "pages_split_lost" => loss(
             "records of pages lost",

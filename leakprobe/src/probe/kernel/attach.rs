@@ -80,7 +80,7 @@ pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<Ke
     let mut probes = KernelProbes::default();
     let mut points = load::tracepoints(shape, pages, percpu);
     if floor {
-        points.retain(|point| point.program != "slab_free_again");
+        points.retain(|point| !point.program.ends_with("_again"));
     }
     // One program for each tracepoint, even where they share their code: the kernel runs none twice at a time on a CPU,
     // so what an interrupt frees while a task frees by the other tracepoint is not missed.
@@ -122,8 +122,7 @@ pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<Ke
         let (function, programs) = bulk[2];
         attach_function(&mut probes, object, function, programs, functions);
     }
-    let named =
-        |((tracepoint, program), fd): ((&str, &str), OwnedFd)| (format!("{program} ({tracepoint})"), fd);
+    let named = |((_, program), fd): ((&str, &str), OwnedFd)| (program.to_owned(), fd);
     probes.programs.extend(loaded.into_iter().map(named));
     probes.programs.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(probes)

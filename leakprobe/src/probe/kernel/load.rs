@@ -194,18 +194,20 @@ pub fn tracepoints(shape: &Shape, pages: bool, percpu: bool) -> Vec<Point> {
     let raw = shape.tracepoints == Tracepoints::Raw;
     let pick = |a: &'static str, b: &'static str| if raw { a } else { b };
     let point = |category, name, program| Point { category, name, program };
-    let free = pick("slab_free", "slab_free_classic");
     let kmalloc = pick("kmalloc", "kmalloc_classic");
     let alloc = match (raw, shape.names_cache) {
         (true, true) => "cache_alloc",
         (true, false) => "cache_alloc_sized",
         (false, _) => "cache_alloc_classic",
     };
-    let mut all = vec![point("kmem", "kfree", free), point("kmem", "kmem_cache_free", free)];
+    let mut all = vec![
+        point("kmem", "kfree", pick("kfree", "slab_free_classic")),
+        point("kmem", "kmem_cache_free", pick("cache_free", "slab_free_classic")),
+    ];
     if raw {
-        // After the first: the kernel runs them in the order in which they are attached.
-        let again = "slab_free_again";
-        all.extend([point("kmem", "kfree", again), point("kmem", "kmem_cache_free", again)]);
+        // After the first ones: the kernel runs them in the order in which they are attached.
+        all.push(point("kmem", "kfree", "kfree_again"));
+        all.push(point("kmem", "kmem_cache_free", "cache_free_again"));
     }
     if pages {
         all.push(point("kmem", "mm_page_free", pick("page_free", "page_free_classic")));
