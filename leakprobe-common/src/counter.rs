@@ -23,6 +23,18 @@ macro_rules! counters {
 
         /// How many counters there are.
         pub const COUNTERS: usize = Counter::ALL.len();
+
+        impl Counter {
+            /// Its place in a [`LedgerRow`]: backwards. A map read copies upward, and so outcomes before the hits that
+            /// they belong to, which come first in each group: hits are never behind.
+            #[inline(always)]
+            pub const fn place(self) -> usize {
+                COUNTERS - 1 - self as usize
+            }
+        }
+
+        /// The counters of one program of `--kernel` on one CPU, by [`Counter::place`].
+        pub type LedgerRow = [u64; COUNTERS];
     };
 }
 

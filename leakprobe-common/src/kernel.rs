@@ -28,16 +28,34 @@ impl MemoryKind {
     }
 }
 
-/// Key of an outstanding record of the kernel's memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct KernelKey {
-    /// The object's address; see [`MemoryKind`].
-    pub address: u64,
-    /// A [`MemoryKind`].
-    pub kind: u32,
-    /// Always 0: keys are compared as bytes.
-    pub _pad: u32,
+/// Key of an outstanding record of the kernel's memory: the object's address, or what [`MemoryKind`] says, of which the
+/// top byte tells the kind. Addresses of the kernel have that byte full; others have it empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct KernelKey(pub u64);
+
+impl KernelKey {
+    const PAGES: u64 = 0x40 << 56;
+    const PER_CPU: u64 = 0x20 << 56;
+
+    /// The key of a piece of memory.
+    #[inline(always)]
+    pub const fn new(kind: MemoryKind, address: u64) -> Self {
+        match kind {
+            MemoryKind::Slab => Self(address),
+            MemoryKind::Pages => Self(address ^ Self::PAGES),
+            MemoryKind::PerCpu => Self(address ^ Self::PER_CPU),
+        }
+    }
+
+    /// What kind of memory it is of.
+    pub const fn kind(self) -> MemoryKind {
+        match (self.0 >> 56) as u8 {
+            0x40 | 0xbf => MemoryKind::Pages,
+            0x20 | 0xdf => MemoryKind::PerCpu,
+            _ => MemoryKind::Slab,
+        }
+    }
 }
 
 /// An outstanding piece of the kernel's memory.
@@ -177,7 +195,7 @@ pub const BULK_FREES: u32 = 512;
 pub const BULK_ALLOCATIONS: u32 = 64;
 
 const _: () = {
-    assert!(size_of::<KernelKey>() == 16 && offset_of!(KernelKey, kind) == 8);
+    assert!(size_of::<KernelKey>() == 8);
     assert!(size_of::<KernelBlock>() == 48 && offset_of!(KernelBlock, tgid) == 24);
     assert!(offset_of!(KernelBlock, comm) == 32);
     assert!(size_of::<KernelStack>() == 24 + 8 * MAX_FRAMES && offset_of!(KernelStack, frames) == 24);
@@ -199,6 +217,15 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_s_key_tells_its_kind() {
+        for kind in [MemoryKind::Slab, MemoryKind::Pages, MemoryKind::PerCpu] {
+            assert_eq!(KernelKey::new(kind, 0xffff_8881_0004_2a00).kind(), kind);
+        }
+        assert_eq!(KernelKey::new(MemoryKind::Pages, 0x12_3456).kind(), MemoryKind::Pages);
+        assert_eq!(KernelKey::new(MemoryKind::PerCpu, 0x3_f2a0).kind(), MemoryKind::PerCpu);
+    }
 
     #[test]
     fn a_key_without_an_address_says_kind_and_size() {

@@ -14,7 +14,7 @@ mod kernel;
 mod record;
 
 pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
-pub use counter::{COUNTERS, Counter};
+pub use counter::{COUNTERS, Counter, LedgerRow};
 pub use hash::mix;
 pub use kernel::{
     BULK_ALLOCATIONS, BULK_FREES, CACHE_NAME, Cache, CacheKey, CacheKind, CacheName, KernelBlock, KernelKey,

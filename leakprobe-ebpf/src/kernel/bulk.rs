@@ -9,10 +9,10 @@ use aya_ebpf::{
 use leakprobe_common::{BULK_ALLOCATIONS, BULK_FREES, CacheKey, Counter, MemoryKind, PendingBulk};
 
 use crate::{
+    books::Books,
     cache,
     fields::{RETURN_ADDRESS_BYTES, arguments, parameter, read, stack_pointer},
-    ledger::add,
-    maps::{BULK, BULK_RESULT_BITS, LEDGER, Program, SHEAF_ARGUMENTS, closing},
+    maps::{BULK, BULK_RESULT_BITS, Program, SHEAF_ARGUMENTS},
     object::{self, New, is_of_interest},
     sample, site,
 };
@@ -34,18 +34,16 @@ pub fn free_kprobe(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn free_all(objects: u64, array: u64) {
-    if closing() {
-        return;
-    }
+    let Some(books) = Books::begin(Program::BulkFree) else { return };
     for index in 0..u64::from(BULK_FREES) {
         if index >= objects {
             return;
         }
-        object::free(MemoryKind::Slab, read(array + index * 8));
+        object::free(books, MemoryKind::Slab, read(array + index * 8));
     }
     if objects > u64::from(BULK_FREES) {
-        count_many(Counter::FreesEntered, objects - u64::from(BULK_FREES));
-        count_many(Counter::FreeBulkCut, objects - u64::from(BULK_FREES));
+        books.count_many(Counter::FreesEntered, objects - u64::from(BULK_FREES));
+        books.count_many(Counter::FreeBulkCut, objects - u64::from(BULK_FREES));
     }
 }
 
@@ -61,8 +59,9 @@ pub fn alloc_fexit(ctx: &FExitContext) -> i32 {
 #[inline(always)]
 pub fn alloc_kprobe(ctx: &ProbeContext) -> u32 {
     let (cache, objects, pointer) = (parameter(ctx, 0), parameter(ctx, 2), parameter(ctx, 3));
+    let Some(books) = Books::begin(Program::BulkEntry) else { return 0 };
     if !remember(ctx, PendingBulk { cache, pointer, objects }) {
-        left_out(Counter::BulkCut, objects);
+        left_out(books, Counter::BulkCut, objects);
     }
     0
 }
@@ -78,40 +77,43 @@ pub fn alloc_kretprobe(ctx: &RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn record_all<C: EbpfContext>(ctx: &C, call: &PendingBulk, result: u64) {
-    if closing() || result & BULK_RESULT_BITS.load() == 0 {
+    if result & BULK_RESULT_BITS.load() == 0 {
         return;
     }
+    let Some(books) = Books::begin(Program::Bulk) else { return };
     let (cache, array, objects) = (CacheKey(call.cache), call.pointer, call.objects);
     let (requested, size) = (u64::from(cache::object_size(cache)), u64::from(cache::size(cache)));
-    let Some(scratch) = object::borrow(Program::Bulk) else { return left_out(Counter::ScratchBusy, objects) };
+    let Some(scratch) = object::borrow(Program::Bulk) else {
+        return left_out(books, Counter::ScratchBusy, objects);
+    };
     if !cache::is_wanted(cache, &mut scratch.cache) {
-        left_out(Counter::CacheFiltered, objects);
-    } else if let Some((id, site)) = site::capture(ctx, scratch, MemoryKind::Slab, cache, 0) {
+        left_out(books, Counter::CacheFiltered, objects);
+    } else if let Some((id, site)) = site::capture(ctx, books, scratch, MemoryKind::Slab, cache, 0) {
         for index in 0..u64::from(BULK_ALLOCATIONS) {
             if index >= objects {
                 break;
             }
             let address = read(array + index * 8);
-            if is_of_interest(address, true, || requested) {
+            if is_of_interest(books, address, true, || requested) {
                 let (kind, weight) = (MemoryKind::Slab, sample::weight());
                 let new = New { kind, cache, address, size, call_site: 0, weight };
-                object::store(scratch, &new, id, site);
+                object::store(books, scratch, &new, id, site);
             }
         }
         if objects > u64::from(BULK_ALLOCATIONS) {
-            left_out(Counter::BulkCut, objects - u64::from(BULK_ALLOCATIONS));
+            left_out(books, Counter::BulkCut, objects - u64::from(BULK_ALLOCATIONS));
         }
     } else {
-        left_out(Counter::BlockMapRefused, objects);
+        left_out(books, Counter::BlockMapRefused, objects);
     }
     scratch.busy = 0;
 }
 
 /// Counts objects that were handed out and are not recorded.
 #[inline(always)]
-fn left_out(why: Counter, objects: u64) {
-    count_many(Counter::AllocationsEntered, objects);
-    count_many(why, objects);
+fn left_out(books: Books, why: Counter, objects: u64) {
+    books.count_many(Counter::AllocationsEntered, objects);
+    books.count_many(why, objects);
 }
 
 /// `__kfree_rcu_sheaf(s, obj)`, at its return: whether the sheaf has taken the object. If not, its free is seen
@@ -127,9 +129,10 @@ pub fn sheaf_free_fexit(ctx: &FExitContext) -> i32 {
 #[inline(always)]
 pub fn sheaf_free_kprobe(ctx: &ProbeContext) -> u32 {
     let (cache, pointer) = (parameter(ctx, 0), parameter(ctx, 1));
+    let Some(books) = Books::begin(Program::SheafEntry) else { return 0 };
     if !remember(ctx, PendingBulk { cache, pointer, objects: 1 }) {
-        count_many(Counter::FreesEntered, 1);
-        count_many(Counter::FreeBulkCut, 1);
+        books.count(Counter::FreesEntered);
+        books.count(Counter::FreeBulkCut);
     }
     0
 }
@@ -146,8 +149,11 @@ pub fn sheaf_free_kretprobe(ctx: &RetProbeContext) -> u32 {
 #[inline(always)]
 fn sheaf_free(address: u64, taken: u64) {
     // A bool is the lowest byte of the register.
-    if !closing() && taken & 0xff != 0 {
-        object::free(MemoryKind::Slab, address);
+    if taken & 0xff == 0 {
+        return;
+    }
+    if let Some(books) = Books::begin(Program::SheafFree) {
+        object::free(books, MemoryKind::Slab, address);
     }
 }
 
@@ -155,7 +161,7 @@ fn sheaf_free(address: u64, taken: u64) {
 /// was room.
 #[inline(always)]
 fn remember(ctx: &ProbeContext, call: PendingBulk) -> bool {
-    closing() || BULK.insert(stack_pointer(ctx.regs), &call, BPF_ANY as u64).is_ok()
+    BULK.insert(stack_pointer(ctx.regs), &call, BPF_ANY as u64).is_ok()
 }
 
 /// The call that returns now; its stack pointer is the entry's, less the return address where that was on the stack.
@@ -166,11 +172,4 @@ fn recall(ctx: &RetProbeContext) -> Option<PendingBulk> {
     let call = *unsafe { BULK.get(entry) }?;
     BULK.remove(entry).ok()?;
     Some(call)
-}
-
-#[inline(always)]
-fn count_many(counter: Counter, amount: u64) {
-    if let Some(slot) = LEDGER.get_ptr_mut(counter as u32) {
-        add(slot, amount);
-    }
 }

@@ -12,11 +12,10 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "atomic additions have no other spelling on this target")]
 
+mod books;
 mod bulk;
 mod cache;
 mod fields;
-#[path = "../ledger.rs"]
-mod ledger;
 mod maps;
 mod object;
 mod pages;
@@ -24,6 +23,7 @@ mod sample;
 mod site;
 mod slab;
 
+use maps::Program;
 use object::FreePoint;
 
 use aya_ebpf::{
@@ -53,22 +53,22 @@ fn cache_alloc_sized(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint]
 fn kfree(ctx: RawTracePointContext) -> i32 {
-    slab::free(&ctx, FreePoint::Kfree)
+    slab::free(&ctx, Program::Kfree, FreePoint::Kfree)
 }
 
 #[raw_tracepoint]
 fn kfree_again(ctx: RawTracePointContext) -> i32 {
-    slab::free_again(&ctx, FreePoint::Kfree)
+    slab::free_again(&ctx, Program::KfreeAgain, FreePoint::Kfree)
 }
 
 #[raw_tracepoint]
 fn cache_free(ctx: RawTracePointContext) -> i32 {
-    slab::free(&ctx, FreePoint::CacheFree)
+    slab::free(&ctx, Program::CacheFree, FreePoint::CacheFree)
 }
 
 #[raw_tracepoint]
 fn cache_free_again(ctx: RawTracePointContext) -> i32 {
-    slab::free_again(&ctx, FreePoint::CacheFree)
+    slab::free_again(&ctx, Program::CacheFreeAgain, FreePoint::CacheFree)
 }
 
 #[raw_tracepoint]

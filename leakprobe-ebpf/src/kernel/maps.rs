@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use leakprobe_common::{
-    ABI_VERSION, COUNTERS, Cache, CacheName, KernelBlock, KernelKey, KernelStack, PendingBulk, Site,
+    ABI_VERSION, Cache, CacheName, KernelBlock, KernelStack, LedgerRow, PendingBulk, Site,
 };
 
 /// Compared with user space's own by a test of the committed objects.
@@ -44,6 +44,9 @@ globals! {
     FILTER_CACHES: u32 = 0;
     /// Pages of per-CPU memory stand on so many CPUs.
     CPUS: u64 = 1;
+
+    /// 1: the kernel may run a program while it runs on that CPU (before 6.1).
+    MAY_RECUR: u32 = 1;
 
     // Where things are in the kernel's structures, bytes; 0 where that is not known.
     /// `kmem_cache.name`.
@@ -113,7 +116,7 @@ pub fn closing() -> bool {
     unsafe { core::ptr::read_volatile(&raw const CLOSING) != 0 }
 }
 
-/// Programs that build a stack: each has a place of its own for that on each CPU.
+/// The programs: each has counters of its own on each CPU, and the first ones, which build a stack, a place for that.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum Program {
@@ -122,10 +125,21 @@ pub enum Program {
     Pages = 2,
     PerCpu = 3,
     Bulk = 4,
+    Kfree = 5,
+    KfreeAgain = 6,
+    CacheFree = 7,
+    CacheFreeAgain = 8,
+    PagesFree = 9,
+    PerCpuFree = 10,
+    BulkFree = 11,
+    BulkEntry = 12,
+    SheafFree = 13,
+    SheafEntry = 14,
 }
 
-/// How many programs that are.
-const PROGRAMS: u32 = 5;
+/// How many programs build a stack, and how many there are.
+const BUILDERS: u32 = 5;
+const PROGRAMS: u32 = 15;
 
 /// Where a program builds what is too large for its stack. The kernel runs no program twice at a time on one CPU
 /// (from 6.1 on; before, `busy` sees to that), and tasks change CPUs at no time while one runs.
@@ -138,15 +152,24 @@ pub struct Scratch {
 }
 
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(PROGRAMS, 0);
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(BUILDERS, 0);
 
-/// Whether the first program of a tracepoint of frees is at work, by `FreePoint`.
+/// How often the two programs of a tracepoint of frees have run.
+#[repr(C)]
+pub struct Runs {
+    /// The first one.
+    pub first: u64,
+    /// What that was when the second one ran last.
+    pub seen: u64,
+}
+
+/// By `FreePoint`.
 #[map]
-pub static FREEING: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+pub static RUNS: PerCpuArray<Runs> = PerCpuArray::with_max_entries(2, 0);
 
 /// Outstanding objects.
 #[map]
-pub static BLOCKS: HashMap<KernelKey, KernelBlock> = HashMap::with_max_entries(1, 0);
+pub static BLOCKS: HashMap<u64, KernelBlock> = HashMap::with_max_entries(1, 0);
 
 /// What each site has allocated and freed. A site is a stack with the cache that it allocates from.
 #[map]
@@ -172,6 +195,6 @@ pub static BULK: HashMap<u64, PendingBulk> = HashMap::with_max_entries(1024, 0);
 #[map]
 pub static NEW_SITE: Array<Site> = Array::with_max_entries(1, 0);
 
-/// The ledger, by `Counter`.
+/// The ledger, by [`Program`].
 #[map]
-pub static LEDGER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as u32, 0);
+pub static LEDGER: PerCpuArray<LedgerRow> = PerCpuArray::with_max_entries(PROGRAMS, 0);

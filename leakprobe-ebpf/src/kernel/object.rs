@@ -10,9 +10,9 @@ use leakprobe_common::{
 };
 
 use crate::{
+    books::{Books, add},
     cache,
-    ledger::{add, count},
-    maps::{BLOCKS, FREEING, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, SCRATCH, SITES, Scratch},
+    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, RUNS, SCRATCH, SITES, Scratch},
     sample, site,
 };
 
@@ -31,14 +31,17 @@ pub struct New {
     pub weight: u32,
 }
 
-/// Whether an allocation is to be recorded, as far as that can be told without its cache. Counts it in any case.
+/// Whether an allocation is to be recorded, as far as that can be told without its cache. Counts it in any case: those
+/// that are not in the sample by one counter, since they are what most runs are about.
 #[inline(always)]
-pub fn is_of_interest(address: u64, sampled: bool, requested: impl FnOnce() -> u64) -> bool {
-    count(Counter::AllocationsEntered);
+pub fn is_of_interest(books: Books, address: u64, sampled: bool, requested: impl FnOnce() -> u64) -> bool {
+    if sampled && sample::leaves_out(address) {
+        books.count(Counter::Unsampled);
+        return false;
+    }
+    books.count(Counter::AllocationsEntered);
     let outcome = if address == 0 {
         Counter::Failed
-    } else if sampled && sample::leaves_out(address) {
-        Counter::Unsampled
     } else if (bpf_get_current_pid_tgid() >> 32) as u32 == OWN_TGID.load() {
         Counter::Own
     } else if is_filtered(requested) {
@@ -46,7 +49,7 @@ pub fn is_of_interest(address: u64, sampled: bool, requested: impl FnOnce() -> u
     } else {
         return true;
     };
-    count(outcome);
+    books.count(outcome);
     false
 }
 
@@ -62,21 +65,21 @@ fn is_filtered(requested: impl FnOnce() -> u64) -> bool {
 
 /// Records an object, with the stack that allocates it.
 #[inline(always)]
-pub fn record<C: EbpfContext>(ctx: &C, program: Program, new: &New) {
-    let Some(scratch) = borrow(program) else { return count(Counter::ScratchBusy) };
-    record_in(ctx, scratch, new);
+pub fn record<C: EbpfContext>(ctx: &C, books: Books, program: Program, new: &New) {
+    let Some(scratch) = borrow(program) else { return books.count(Counter::ScratchBusy) };
+    record_in(ctx, books, scratch, new);
     scratch.busy = 0;
 }
 
 /// As [`record`], where the program has its scratch already.
 #[inline(always)]
-pub fn record_in<C: EbpfContext>(ctx: &C, scratch: &mut Scratch, new: &New) {
+pub fn record_in<C: EbpfContext>(ctx: &C, books: Books, scratch: &mut Scratch, new: &New) {
     if !cache::is_wanted(new.cache, &mut scratch.cache) {
-        return count(Counter::CacheFiltered);
+        return books.count(Counter::CacheFiltered);
     }
-    match site::capture(ctx, scratch, new.kind, new.cache, new.call_site) {
-        Some((id, site)) => store(scratch, new, id, site),
-        None => count(Counter::BlockMapRefused),
+    match site::capture(ctx, books, scratch, new.kind, new.cache, new.call_site) {
+        Some((id, site)) => store(books, scratch, new, id, site),
+        None => books.count(Counter::BlockMapRefused),
     }
 }
 
@@ -96,7 +99,7 @@ pub fn borrow(program: Program) -> Option<&'static mut Scratch> {
 
 /// Stores an object's record under its site, of which the scratch has the stack.
 #[inline(always)]
-pub fn store(scratch: &mut Scratch, new: &New, id: u64, site: *mut Site) {
+pub fn store(books: Books, scratch: &mut Scratch, new: &New, id: u64, site: *mut Site) {
     let block = &mut scratch.block;
     *block = KernelBlock {
         size: new.size,
@@ -107,17 +110,17 @@ pub fn store(scratch: &mut Scratch, new: &New, id: u64, site: *mut Site) {
         weight: new.weight,
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
-    let key = KernelKey { address: new.address, kind: new.kind as u32, _pad: 0 };
-    let mut inserted = BLOCKS.insert(key, &*block, BPF_NOEXIST as u64);
+    let key = KernelKey::new(new.kind, new.address);
+    let mut inserted = BLOCKS.insert(key.0, &*block, BPF_NOEXIST as u64);
     if inserted == Err(EEXIST) {
-        evict(&key);
-        inserted = BLOCKS.insert(key, &*block, BPF_ANY as u64);
+        evict(books, key);
+        inserted = BLOCKS.insert(key.0, &*block, BPF_ANY as u64);
     }
     match inserted {
         Ok(()) => {
-            count(Counter::Recorded);
+            books.count(Counter::Recorded);
             if scratch.stack.end == StackEnd::Truncated as u32 {
-                count(Counter::StackTruncated);
+                books.count(Counter::StackTruncated);
             }
             let weight = u64::from(new.weight);
             // SAFETY: points into a live map value.
@@ -126,28 +129,28 @@ pub fn store(scratch: &mut Scratch, new: &New, id: u64, site: *mut Site) {
                 add(&raw mut (*site).allocated_bytes, weight * new.size);
             }
         }
-        Err(E2BIG) => count(Counter::BlockMapFull),
-        Err(_) => count(Counter::BlockMapRefused),
+        Err(E2BIG) => books.count(Counter::BlockMapFull),
+        Err(_) => books.count(Counter::BlockMapRefused),
     }
 }
 
-/// Removes the record of an object that is given back.
+/// Removes the record of an object that is given back. Frees that are not in the sample have one counter, too.
 #[inline(always)]
-pub fn free(kind: MemoryKind, address: u64) {
-    count(Counter::FreesEntered);
-    if address == 0 {
-        return count(Counter::FreeNull);
-    }
+pub fn free(books: Books, kind: MemoryKind, address: u64) {
     if sample::leaves_out(address) {
-        return count(Counter::FreeUnsampled);
+        return books.count(Counter::FreeUnsampled);
     }
-    match remove(&KernelKey { address, kind: kind as u32, _pad: 0 }) {
+    books.count(Counter::FreesEntered);
+    if address == 0 {
+        return books.count(Counter::FreeNull);
+    }
+    match remove(KernelKey::new(kind, address)) {
         Some(block) => {
-            count(Counter::Freed);
+            books.count(Counter::Freed);
             // SAFETY: the helper has no preconditions.
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
-        None => count(Counter::FreeUnknown),
+        None => books.count(Counter::FreeUnknown),
     }
 }
 
@@ -159,57 +162,40 @@ pub enum FreePoint {
     CacheFree = 1,
 }
 
-/// States of a [`FreePoint`] on a CPU, in `FREEING`.
-const IDLE: u64 = 0;
-/// The first program runs, or has been interrupted.
-const RUNS: u64 = 1;
-/// It has run again in an interrupt, as kernels before 6.1 let it: the second has nothing to do.
-const RAN_AGAIN: u64 = 2;
-
 /// The first program of a tracepoint of frees.
 #[inline(always)]
-pub fn free_first(point: FreePoint, address: u64) {
-    let Some(state) = FREEING.get_ptr_mut(point as u32) else { return };
-    // SAFETY: a per-CPU value that the programs of one tracepoint share; whoever interrupts leaves it as the interrupted
-    // one can use it.
-    let interrupts = unsafe { *state } != IDLE;
-    // SAFETY: as above.
-    unsafe { *state = if interrupts { RAN_AGAIN } else { RUNS } };
-    free(MemoryKind::Slab, address);
-    if !interrupts {
-        // SAFETY: as above.
-        unsafe { *state = IDLE };
+pub fn free_first(books: Books, point: FreePoint, address: u64) {
+    free(books, MemoryKind::Slab, address);
+    if sample::leaves_out(address) {
+        return;
+    }
+    if let Some(runs) = RUNS.get_ptr_mut(point as u32) {
+        // SAFETY: a per-CPU value, of which only this program writes this half.
+        unsafe { (*runs).first += 1 };
     }
 }
 
 /// The second program, after the first at the same event. From 6.1 on, the kernel skips a program that runs on the CPU
-/// already; an interrupt in between may free hundreds of objects, and it is this program that sees them.
+/// already; an interrupt in between may free hundreds of objects, and it is this program that sees them: the first one
+/// has not run once more. (Where an interrupt comes between the two, this one may look in vain.)
 #[inline(always)]
-pub fn free_second(point: FreePoint, address: u64) {
-    let Some(state) = FREEING.get_ptr_mut(point as u32) else { return };
-    // SAFETY: as in `free_first`.
-    match unsafe { *state } {
-        RUNS => {
-            count(Counter::FreeSeenAgain);
-            free(MemoryKind::Slab, address);
-        }
-        // SAFETY: as in `free_first`.
-        RAN_AGAIN => unsafe { *state = RUNS },
-        // The kernel's own mark is set a little earlier and goes a little later than ours.
-        _ => free_if_recorded(address),
-    }
-}
-
-/// Removes the record of an object if it is still there.
-#[inline(always)]
-fn free_if_recorded(address: u64) {
+pub fn free_second(books: Books, point: FreePoint, address: u64) {
     if sample::leaves_out(address) {
         return;
     }
-    if let Some(block) = remove(&KernelKey { address, kind: MemoryKind::Slab as u32, _pad: 0 }) {
-        count(Counter::FreesEntered);
-        count(Counter::Freed);
-        count(Counter::FreeSeenAgain);
+    let Some(runs) = RUNS.get_ptr_mut(point as u32) else { return };
+    // SAFETY: a per-CPU value, of which only this program writes `seen`; volatile, because the first one writes the
+    // other half meanwhile.
+    let (first, seen) = unsafe { (core::ptr::read_volatile(&raw const (*runs).first), (*runs).seen) };
+    if first != seen {
+        // SAFETY: as above.
+        unsafe { (*runs).seen = first };
+        return;
+    }
+    if let Some(block) = remove(KernelKey::new(MemoryKind::Slab, address)) {
+        books.count(Counter::FreesEntered);
+        books.count(Counter::Freed);
+        books.count(Counter::FreeSeenAgain);
         // SAFETY: the helper has no preconditions.
         retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
     }
@@ -217,19 +203,19 @@ fn free_if_recorded(address: u64) {
 
 /// The address is handed out again: its free was not seen.
 #[inline(always)]
-fn evict(key: &KernelKey) {
+fn evict(books: Books, key: KernelKey) {
     let Some(old) = remove(key) else { return };
-    count(Counter::MissedFree);
+    books.count(Counter::MissedFree);
     retire(&old, None);
 }
 
 /// Reads and deletes a record; `None` when there is none, or another CPU was first.
 #[inline(always)]
-pub fn remove(key: &KernelKey) -> Option<KernelBlock> {
+pub fn remove(key: KernelKey) -> Option<KernelBlock> {
     // SAFETY: an element that is removed meanwhile can be used anew, but only who gives an object back removes its
     // record, and nobody gets the object before that.
-    let block = *unsafe { BLOCKS.get(key) }?;
-    BLOCKS.remove(key).ok()?;
+    let block = *unsafe { BLOCKS.get(key.0) }?;
+    BLOCKS.remove(key.0).ok()?;
     Some(block)
 }
 

@@ -11,9 +11,9 @@ use aya_ebpf::{
 use leakprobe_common::{CacheKey, CacheKind, Counter, KernelBlock, KernelKey, MemoryKind};
 
 use crate::{
+    books::{Books, add},
     fields::{argument, field, field32},
-    ledger::{add, count},
-    maps::{BLOCKS, PAGE_BYTES, Program, SITES, closing},
+    maps::{BLOCKS, PAGE_BYTES, Program, SITES},
     object::{self, New, is_of_interest},
 };
 
@@ -51,13 +51,14 @@ fn frame_of(page: u64) -> u64 {
 #[inline(always)]
 fn allocated<C: aya_ebpf::EbpfContext>(ctx: &C, frame: u64, order: u32) {
     let size = 1u64 << (PAGE_SHIFT + (order & 15));
-    if closing() || !is_of_interest(frame, false, || size) {
+    let Some(books) = Books::begin(Program::Pages) else { return };
+    if !is_of_interest(books, frame, false, || size) {
         return;
     }
     let cache = CacheKey::of(CacheKind::Pages, 0);
     let kind = MemoryKind::Pages;
     let new = New { kind, cache, address: frame, size, call_site: 0, weight: 1 };
-    object::record(ctx, Program::Pages, &new);
+    object::record(ctx, books, Program::Pages, &new);
 }
 
 /// `mm_page_free(page, order)`
@@ -76,18 +77,16 @@ pub fn free_classic(ctx: &TracePointContext) -> u32 {
 
 #[inline(always)]
 fn freed(frame: u64, order: u32) {
-    if closing() {
-        return;
-    }
-    count(Counter::FreesEntered);
-    let Some((first, block)) = containing(frame) else { return count(Counter::FreeUnknown) };
+    let Some(books) = Books::begin(Program::PagesFree) else { return };
+    books.count(Counter::FreesEntered);
+    let Some((first, block)) = containing(frame) else { return books.count(Counter::FreeUnknown) };
     if BLOCKS.remove(key(first)).is_err() {
-        return count(Counter::FreeUnknown);
+        return books.count(Counter::FreeUnknown);
     }
-    count(Counter::Freed);
+    books.count(Counter::Freed);
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    split(frame, order, first, &block);
+    split(books, frame, order, first, &block);
     let size = 1u64 << (PAGE_SHIFT + (order & 15));
     let gone = KernelBlock { size: if size < block.size { size } else { block.size }, ..block };
     object::retire(&gone, Some(now_ns));
@@ -115,7 +114,7 @@ fn containing(frame: u64) -> Option<(u64, KernelBlock)> {
 
 /// Records what is left of a block of which the pages at `frame` are given back.
 #[inline(always)]
-fn split(frame: u64, order: u32, first: u64, block: &KernelBlock) {
+fn split(books: Books, frame: u64, order: u32, first: u64, block: &KernelBlock) {
     let mut size = block.size;
     let mut start = first;
     for _ in 0..MAX_ORDER {
@@ -131,7 +130,7 @@ fn split(frame: u64, order: u32, first: u64, block: &KernelBlock) {
         size = half;
         let rest = KernelBlock { size: half, ..*block };
         if BLOCKS.insert(key(other), &rest, BPF_NOEXIST as u64).is_err() {
-            count(Counter::PagesSplitLost);
+            books.count(Counter::PagesSplitLost);
             if let Some(site) = SITES.get_ptr_mut(block.site) {
                 // Nobody knows any more when these are given back.
                 // SAFETY: points into a live map value.
@@ -139,7 +138,7 @@ fn split(frame: u64, order: u32, first: u64, block: &KernelBlock) {
             }
             continue;
         }
-        count(Counter::PagesSplit);
+        books.count(Counter::PagesSplit);
         if let Some(site) = SITES.get_ptr_mut(block.site) {
             // One block more, of bytes that were counted already.
             // SAFETY: points into a live map value.
@@ -149,6 +148,6 @@ fn split(frame: u64, order: u32, first: u64, block: &KernelBlock) {
 }
 
 #[inline(always)]
-fn key(frame: u64) -> KernelKey {
-    KernelKey { address: frame, kind: MemoryKind::Pages as u32, _pad: 0 }
+fn key(frame: u64) -> u64 {
+    KernelKey::new(MemoryKind::Pages, frame).0
 }

@@ -4,8 +4,8 @@ use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated};
 use leakprobe_common::{CacheKey, Counter, KernelStack, MAX_FRAMES, MemoryKind, Site, StackEnd, mix};
 
 use crate::{
+    books::Books,
     cache,
-    ledger::count,
     maps::{NEW_SITE, SITES, STACKS, Scratch, WITH_STACKS},
 };
 
@@ -13,6 +13,7 @@ use crate::{
 #[inline(always)]
 pub fn capture<C: EbpfContext>(
     ctx: &C,
+    books: Books,
     scratch: &mut Scratch,
     kind: MemoryKind,
     cache: CacheKey,
@@ -31,7 +32,7 @@ pub fn capture<C: EbpfContext>(
     match STACKS.insert(id, &scratch.stack, BPF_NOEXIST as u64) {
         Ok(()) | Err(-17) => Some((id, site(id)?)),
         Err(_) => {
-            count(Counter::StackMapFull);
+            books.count(Counter::StackMapFull);
             let id = without_stack(cache);
             Some((id, site(id)?))
         }

@@ -7,13 +7,12 @@ use aya_ebpf::{
 use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheKind, Counter, MemoryKind, mix};
 
 use crate::{
+    books::Books,
     cache,
     fields::{argument, field, field32},
-    ledger::count,
     maps::{
         CACHE_ALLOCATED_AT, CACHE_NAME_LOC_AT, CACHE_REQUESTED_AT, CPUS, KMALLOC_ALLOCATED_AT,
         KMALLOC_GFP_AT, KMALLOC_REQUESTED_AT, PERCPU_FREED_AT, PERCPU_POINTER_AT, PERCPU_SIZE_AT, Program,
-        closing,
     },
     object::{self, FreePoint, New, is_of_interest},
     sample,
@@ -51,11 +50,13 @@ fn kmalloced<C: EbpfContext>(
     size: u64,
     flags: u64,
 ) -> i32 {
-    if !closing() && is_of_interest(address, true, || requested) {
+    let Some(books) = Books::begin(Program::Kmalloc) else { return 0 };
+    if is_of_interest(books, address, true, || requested) {
         let cache = cache::of_kmalloc(address, size, flags);
         let weight = sample::weight();
         let kind = MemoryKind::Slab;
-        object::record(ctx, Program::Kmalloc, &New { kind, cache, address, size, call_site, weight });
+        let new = New { kind, cache, address, size, call_site, weight };
+        object::record(ctx, books, Program::Kmalloc, &new);
     }
     0
 }
@@ -64,8 +65,9 @@ fn kmalloced<C: EbpfContext>(
 #[inline(always)]
 pub fn cache_alloc(ctx: &RawTracePointContext) -> i32 {
     let (call_site, address, cache) = (argument(ctx, 0), argument(ctx, 1), CacheKey(argument(ctx, 2)));
-    if !closing() && is_of_interest(address, true, || u64::from(cache::object_size(cache))) {
-        cached(ctx, cache, call_site, address, u64::from(cache::size(cache)));
+    let Some(books) = Books::begin(Program::Cache) else { return 0 };
+    if is_of_interest(books, address, true, || u64::from(cache::object_size(cache))) {
+        cached(ctx, books, cache, call_site, address, u64::from(cache::size(cache)));
     }
     0
 }
@@ -75,8 +77,9 @@ pub fn cache_alloc(ctx: &RawTracePointContext) -> i32 {
 pub fn cache_alloc_sized(ctx: &RawTracePointContext) -> i32 {
     let (call_site, address) = (argument(ctx, 0), argument(ctx, 1));
     let (requested, size) = (argument(ctx, 2), argument(ctx, 3));
-    if !closing() && is_of_interest(address, true, || requested) {
-        cached(ctx, cache::of_sized(address, size), call_site, address, size);
+    let Some(books) = Books::begin(Program::Cache) else { return 0 };
+    if is_of_interest(books, address, true, || requested) {
+        cached(ctx, books, cache::of_sized(address, size), call_site, address, size);
     }
     0
 }
@@ -86,23 +89,24 @@ pub fn cache_alloc_sized(ctx: &RawTracePointContext) -> i32 {
 pub fn cache_alloc_classic(ctx: &TracePointContext) -> u32 {
     let (call_site, address) = (field(ctx, CALL_SITE_AT), field(ctx, POINTER_AT));
     let (requested, size) = (field(ctx, CACHE_REQUESTED_AT.load()), field(ctx, CACHE_ALLOCATED_AT.load()));
-    if closing() || !is_of_interest(address, true, || requested) {
+    let Some(books) = Books::begin(Program::Cache) else { return 0 };
+    if !is_of_interest(books, address, true, || requested) {
         return 0;
     }
     let cache = CacheKey::of(CacheKind::Unnamed, size);
     let at = CACHE_NAME_LOC_AT.load();
     if at == 0 {
-        cached(ctx, cache, call_site, address, size);
+        cached(ctx, books, cache, call_site, address, size);
         return 0;
     }
     let Some(scratch) = object::borrow(Program::Cache) else {
-        count(Counter::ScratchBusy);
+        books.count(Counter::ScratchBusy);
         return 0;
     };
     let cache = named(ctx, at, requested, size, &mut scratch.cache);
     let weight = sample::weight();
     let new = New { kind: MemoryKind::Slab, cache, address, size, call_site, weight };
-    object::record_in(ctx, scratch, &new);
+    object::record_in(ctx, books, scratch, &new);
     scratch.busy = 0;
     0
 }
@@ -129,26 +133,26 @@ fn named(ctx: &TracePointContext, at: u64, requested: u64, size: u64, room: &mut
 }
 
 #[inline(always)]
-fn cached<C: EbpfContext>(ctx: &C, cache: CacheKey, call_site: u64, address: u64, size: u64) {
+fn cached<C: EbpfContext>(ctx: &C, books: Books, cache: CacheKey, call_site: u64, address: u64, size: u64) {
     let weight = sample::weight();
     let new = New { kind: MemoryKind::Slab, cache, address, size, call_site, weight };
-    object::record(ctx, Program::Cache, &new);
+    object::record(ctx, books, Program::Cache, &new);
 }
 
 /// `kfree(call_site, ptr)`, `kmem_cache_free(call_site, ptr, ...)`
 #[inline(always)]
-pub fn free(ctx: &RawTracePointContext, point: FreePoint) -> i32 {
-    if !closing() {
-        object::free_first(point, argument(ctx, 1));
+pub fn free(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i32 {
+    if let Some(books) = Books::begin(program) {
+        object::free_first(books, point, argument(ctx, 1));
     }
     0
 }
 
 /// The same tracepoints, after [`free`].
 #[inline(always)]
-pub fn free_again(ctx: &RawTracePointContext, point: FreePoint) -> i32 {
-    if !closing() {
-        object::free_second(point, argument(ctx, 1));
+pub fn free_again(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i32 {
+    if let Some(books) = Books::begin(program) {
+        object::free_second(books, point, argument(ctx, 1));
     }
     0
 }
@@ -156,8 +160,9 @@ pub fn free_again(ctx: &RawTracePointContext, point: FreePoint) -> i32 {
 /// From the tracepoint's record.
 #[inline(always)]
 pub fn free_classic(ctx: &TracePointContext) -> u32 {
-    if !closing() {
-        object::free(MemoryKind::Slab, field(ctx, POINTER_AT));
+    // Both tracepoints' programs: the kernel runs no two classic ones at a time on a CPU.
+    if let Some(books) = Books::begin(Program::Kfree) {
+        object::free(books, MemoryKind::Slab, field(ctx, POINTER_AT));
     }
     0
 }
@@ -183,12 +188,13 @@ pub fn percpu_alloc_classic(ctx: &TracePointContext) -> u32 {
 
 #[inline(always)]
 fn percpu<C: EbpfContext>(ctx: &C, call_site: u64, bytes: u64, address: u64) -> i32 {
-    if !closing() && is_of_interest(address, true, || bytes) {
+    let Some(books) = Books::begin(Program::PerCpu) else { return 0 };
+    if is_of_interest(books, address, true, || bytes) {
         let cache = CacheKey::of(CacheKind::PerCpu, 0);
         let size = bytes.wrapping_mul(CPUS.load());
         let (kind, weight) = (MemoryKind::PerCpu, sample::weight());
         let new = New { kind, cache, address, size, call_site, weight };
-        object::record(ctx, Program::PerCpu, &new);
+        object::record(ctx, books, Program::PerCpu, &new);
     }
     0
 }
@@ -196,8 +202,8 @@ fn percpu<C: EbpfContext>(ctx: &C, call_site: u64, bytes: u64, address: u64) -> 
 /// `percpu_free_percpu(base_addr, off, ptr)`
 #[inline(always)]
 pub fn percpu_free(ctx: &RawTracePointContext) -> i32 {
-    if !closing() {
-        object::free(MemoryKind::PerCpu, argument(ctx, 2));
+    if let Some(books) = Books::begin(Program::PerCpuFree) {
+        object::free(books, MemoryKind::PerCpu, argument(ctx, 2));
     }
     0
 }
@@ -205,8 +211,8 @@ pub fn percpu_free(ctx: &RawTracePointContext) -> i32 {
 /// From the tracepoint's record.
 #[inline(always)]
 pub fn percpu_free_classic(ctx: &TracePointContext) -> u32 {
-    if !closing() {
-        object::free(MemoryKind::PerCpu, field(ctx, PERCPU_FREED_AT.load()));
+    if let Some(books) = Books::begin(Program::PerCpuFree) {
+        object::free(books, MemoryKind::PerCpu, field(ctx, PERCPU_FREED_AT.load()));
     }
     0
 }

@@ -35,16 +35,15 @@ pub fn block(bytes: &mut Bytes) -> Option<Block> {
     })
 }
 
+/// Bytes of one [`KernelKey`].
+pub const KERNEL_KEY_BYTES: usize = size_of::<KernelKey>();
+
 /// Bytes of one [`KernelBlock`].
 pub const KERNEL_BLOCK_BYTES: usize = size_of::<KernelBlock>();
 
 /// The next key of the kernel's memory; `None` when fewer bytes are left than one has.
 pub fn kernel_key(bytes: &mut Bytes) -> Option<KernelKey> {
-    (bytes.remaining() >= size_of::<KernelKey>()).then(|| KernelKey {
-        address: bytes.get_u64_ne(),
-        kind: bytes.get_u32_ne(),
-        _pad: bytes.get_u32_ne(),
-    })
+    (bytes.remaining() >= KERNEL_KEY_BYTES).then(|| KernelKey(bytes.get_u64_ne()))
 }
 
 /// The next piece of the kernel's memory; `None` when fewer bytes are left than one has.

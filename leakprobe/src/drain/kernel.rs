@@ -45,9 +45,9 @@ impl KernelSnapshot {
             tid: 0,
             generation: 0,
             weight: block.weight,
-            family: key.kind,
+            family: key.kind() as u32,
         };
-        self.plain.add(BlockKey { address: key.address, tgid: KERNEL, _pad: 0 }, &plain);
+        self.plain.add(BlockKey { address: key.0, tgid: KERNEL, _pad: 0 }, &plain);
         if self.plain.at_ns.saturating_sub(block.allocated_ns) < self.plain.older_ns
             || (self.plain.moving && block.allocated_ns > self.plain.at_ns)
         {
@@ -74,7 +74,7 @@ mod tests {
     fn survivors_are_counted_by_who_made_them() {
         let mut snapshot = KernelSnapshot::new(Snapshot::of_standing(1_000, 100));
         let mut add = |address, allocated_ns, tgid| {
-            let key = KernelKey { address, kind: MemoryKind::Slab as u32, _pad: 0 };
+            let key = KernelKey::new(MemoryKind::Slab, address);
             let block = KernelBlock {
                 size: 64,
                 allocated_ns,

@@ -97,7 +97,16 @@ impl Maps {
 
     /// The ledger's counters.
     pub fn counters(&self) -> Result<Counters> {
-        counters(&self.ledger)
+        let mut counters = Counters::default();
+        // Backwards: outcomes before the hits that they belong to, which come first in each group. So hits are
+        // never behind, however fast the programs count meanwhile.
+        for counter in Counter::ALL.iter().rev() {
+            let index = *counter as u32;
+            let values = self.ledger.get(&index, 0).context("failed to read the ledger")?;
+            counters.0[index as usize] = values.iter().sum();
+        }
+        const _: () = assert!(Counter::ALL.len() == COUNTERS);
+        Ok(counters)
     }
 
     /// Reads everything once, into a snapshot that was begun.
@@ -196,18 +205,4 @@ impl Maps {
         let data = map_data(map).ok_or_else(|| anyhow!("not a hash map"))?;
         Ok(Elements { map: data.fd().as_fd(), key_size, value_size, max_entries })
     }
-}
-
-/// The counters of a ledger.
-pub fn counters(ledger: &PerCpuArray<MapData, u64>) -> Result<Counters> {
-    let mut counters = Counters::default();
-    // Backwards: outcomes before the hits that they belong to, which come first in each group. So hits are
-    // never behind, however fast the programs count meanwhile.
-    for counter in Counter::ALL.iter().rev() {
-        let index = *counter as u32;
-        let values = ledger.get(&index, 0).context("failed to read the ledger")?;
-        counters.0[index as usize] = values.iter().sum();
-    }
-    const _: () = assert!(Counter::ALL.len() == COUNTERS);
-    Ok(counters)
 }

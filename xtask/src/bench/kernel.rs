@@ -16,7 +16,7 @@ const OVER_FLOOR: f64 = 2.0;
 const KEPT: f64 = 0.9;
 
 /// The sample that is measured.
-const SAMPLE: &str = "64";
+const SAMPLE: &str = "512";
 
 /// Pairs of one measurement.
 const PAIRS: u64 = 200_000;
@@ -35,7 +35,7 @@ const PAIR_WAYS: [Way; 5] = [
     ("floor: programs that do nothing, at the same tracepoints", Some(&["--placement", "floor"])),
     ("leakprobe --kernel --no-stacks", Some(&["--no-stacks"])),
     ("leakprobe --kernel", Some(&[])),
-    ("leakprobe --kernel --sample 64", Some(&["--sample", SAMPLE])),
+    ("leakprobe --kernel --sample 512", Some(&["--sample", SAMPLE])),
 ];
 
 /// Measures the ways in turns.
@@ -61,7 +61,7 @@ pub fn measure_pairs(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
     table.row("what the empty programs add to the system call", added(floor));
     table.row("what leakprobe adds without stacks", added(bare));
     table.row("what the stack adds to that", nanoseconds(stacks.median() - bare.median()));
-    table.row("what leakprobe adds with --sample 64", added(sample));
+    table.row("what leakprobe adds with --sample 512", added(sample));
     Ok(())
 }
 
@@ -87,7 +87,7 @@ fn pair(name: &str, options: Option<&[&str]>, victim: &mut Victim) -> anyhow::Re
 
 const LOAD_WAYS: [Way; 3] = [
     ("no leakprobe", None),
-    ("leakprobe --kernel --sample 64", Some(&["--sample", SAMPLE])),
+    ("leakprobe --kernel --sample 512", Some(&["--sample", SAMPLE])),
     ("leakprobe --kernel", Some(&[])),
 ];
 
@@ -109,7 +109,7 @@ pub fn measure_load(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
             if let Some(profiler) = profiler {
                 let report = profiler.stop()?.json;
                 ensure!(saw_load(&report), "failed to measure under load: leakprobe saw none of it");
-                if report["kernel"]["sampled_one_in"] == 64 {
+                if report["kernel"]["sampled_one_in"] == 512 {
                     sampled = Some(report);
                 }
             }
@@ -129,7 +129,7 @@ pub fn measure_load(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
         (forks.median() + connections.median()) / 2.0
     };
     let bar = Bar::AtLeast(KEPT);
-    table.barred("share kept with --sample 64, of both", ratio(kept(1)), kept(1), bar, ratio);
+    table.barred("share kept with --sample 512, of both", ratio(kept(1)), kept(1), bar, ratio);
     table.row("share kept without --sample, of both", ratio(kept(2)));
     if let Some(report) = sampled {
         let warnings = report["warnings"].as_array().cloned().unwrap_or_default();
@@ -143,8 +143,10 @@ pub fn measure_load(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
                 .and_then(|outcome| outcome["count"].as_u64())
         };
         let (recorded, unsampled) = (count("recorded").unwrap_or(0), count("unsampled").unwrap_or(0));
-        table
-            .row("a report with --sample 64 says: recorded, not sampled", format!("{recorded}, {unsampled}"));
+        table.row(
+            "a report with --sample 512 says: recorded, not sampled",
+            format!("{recorded}, {unsampled}"),
+        );
     }
     Ok(())
 }

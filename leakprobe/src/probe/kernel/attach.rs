@@ -33,6 +33,8 @@ pub struct Wanted {
     pub percpu: bool,
     /// How functions without a tracepoint are probed.
     pub functions: ProbeFunctions,
+    /// Whether what is freed in an interrupt of the same program is seen by a second one.
+    pub twice: bool,
     /// Empty programs in place of the real ones: what the tracepoints alone cost.
     pub floor: bool,
 }
@@ -76,10 +78,10 @@ impl KernelProbes {
 /// # Errors
 /// When a tracepoint cannot be attached to. Functions that cannot be probed are named in the result.
 pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<KernelProbes> {
-    let Wanted { pages, percpu, functions, floor } = wanted;
+    let Wanted { pages, percpu, functions, twice, floor } = wanted;
     let mut probes = KernelProbes::default();
     let mut points = load::tracepoints(shape, pages, percpu);
-    if floor {
+    if floor || !twice {
         points.retain(|point| !point.program.ends_with("_again"));
     }
     // One program for each tracepoint, even where they share their code: the kernel runs none twice at a time on a CPU,

@@ -37,6 +37,8 @@ pub struct Settings {
     pub stacks: bool,
     /// Whether only some caches are recorded.
     pub filter_caches: bool,
+    /// Whether the kernel may run a program while it runs on that CPU.
+    pub may_recur: bool,
     /// CPUs that per-CPU memory is made for.
     pub cpus: u32,
 }
@@ -240,6 +242,7 @@ fn globals(settings: &Settings, layout: &Layout) -> Vec<(&'static str, Vec<u8>)>
         int("SAMPLE_BELOW", u32::MAX / settings.one_in.max(1)),
         int("SAMPLE_WEIGHT", settings.one_in.max(1)),
         long("SAMPLE_SEED", seed()),
+        int("MAY_RECUR", settings.may_recur.into()),
         int("WITH_STACKS", settings.stacks.into()),
         int("FILTER_CACHES", settings.filter_caches.into()),
         long("CPUS", settings.cpus.into()),

@@ -7,11 +7,11 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray},
 };
-use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheName, KernelStack};
+use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheName, Counter, KernelStack, LedgerRow};
 
 use crate::{
-    drain::{batch::Elements, decode, kernel::KernelSnapshot},
-    probe::{load::map_data, maps::counters},
+    drain::{batch::Elements, decode, kernel::KernelSnapshot, snapshot::Counters},
+    probe::load::map_data,
 };
 
 /// The maps.
@@ -19,7 +19,7 @@ pub struct KernelMaps {
     caches: BpfHashMap<MapData, u64, Cache>,
     wanted: BpfHashMap<MapData, CacheName, u32>,
     stacks: BpfHashMap<MapData, u64, KernelStack>,
-    ledger: PerCpuArray<MapData, u64>,
+    ledger: PerCpuArray<MapData, LedgerRow>,
     closing: Array<MapData, u32>,
     blocks: Map,
     sites: Map,
@@ -103,7 +103,7 @@ impl KernelMaps {
     pub fn fill(&self, mut snapshot: KernelSnapshot) -> Result<KernelSnapshot> {
         let blocks = Elements {
             map: map_data(&self.blocks).context("BLOCKS is no hash map")?.fd().as_fd(),
-            key_size: decode::BLOCK_KEY_BYTES,
+            key_size: decode::KERNEL_KEY_BYTES,
             value_size: decode::KERNEL_BLOCK_BYTES,
             max_entries: self.max_blocks,
         };
@@ -123,8 +123,21 @@ impl KernelMaps {
             // Once more: see `Snapshot::add_freed`.
             self.each_site(|id, site| snapshot.plain.add_freed(id, &site))?;
         }
-        snapshot.plain.counters = counters(&self.ledger)?;
+        snapshot.plain.counters = self.counters()?;
         Ok(snapshot)
+    }
+
+    /// The counters, summed over programs and CPUs.
+    fn counters(&self) -> Result<Counters> {
+        let mut counters = Counters::default();
+        for row in self.ledger.iter() {
+            for row in row.context("failed to read the ledger")?.iter() {
+                for counter in Counter::ALL {
+                    counters.0[*counter as usize] += row[counter.place()];
+                }
+            }
+        }
+        Ok(counters)
     }
 
     fn each_site(&self, mut each: impl FnMut(u64, leakprobe_common::Site)) -> Result<()> {

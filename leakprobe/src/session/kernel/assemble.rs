@@ -55,7 +55,7 @@ impl KernelSession {
         };
         self.caches.refresh(&mut self.maps)?;
         if counting == Counting::Runs {
-            self.own.recursion_misses = self.probes.recursion_misses();
+            self.own.recursion_misses = self.recursion_misses();
         }
         let ledger = balance::kernel_ledger(&snapshot, &self.own, counting);
         snapshot.settle(&HashMap::new());

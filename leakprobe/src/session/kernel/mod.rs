@@ -30,10 +30,13 @@ use crate::{
         format::Format,
         kallsyms::Kallsyms,
         meminfo::{self, Meminfo},
-        shape::Shape,
+        shape::{Shape, Tracepoints},
         slabinfo::{self, Slabinfo},
     },
 };
+
+/// From this sample on, programs run for so short that the kernel skips too few runs to be worth a second program.
+const FEW_SAMPLED: u32 = 16;
 
 /// A running session.
 pub struct KernelSession {
@@ -81,7 +84,7 @@ impl KernelSession {
         let shape = find_shape(options.attach_with, &symbols, &slabs)?;
         require(&options, &shape, &symbols)?;
         let caches = Caches::new(&options, &shape, slabs)?;
-        let settings = settings(&options);
+        let settings = settings(&options, &shape);
         let mut object = KernelObject::create(&settings, &shape.layout)?;
         let mut maps = KernelMaps::take(&mut object.ebpf)?;
         caches.tell(&mut maps)?;
@@ -89,6 +92,7 @@ impl KernelSession {
             pages: options.kernel.pages,
             percpu: options.kernel.percpu,
             functions: options.kernel.functions,
+            twice: options.kernel.one_in < FEW_SAMPLED,
             floor: options.placement == Placement::Floor,
         };
         let probes = attach::attach(&object, &shape, wanted)?;
@@ -144,12 +148,19 @@ impl KernelSession {
         Ok(())
     }
 
+    /// Runs that the kernel skipped, by program: of events in the sample, as far as that can be told.
+    fn recursion_misses(&self) -> Vec<(String, u64)> {
+        let one_in = u64::from(self.options.kernel.one_in);
+        let misses = self.probes.recursion_misses().into_iter();
+        misses.map(|(name, count)| (name, count.div_ceil(one_in))).collect()
+    }
+
     /// Ends the recording; see [`super::Session::stop`].
     fn stop(&mut self) -> Result<()> {
         self.maps.close()?;
         self.stopped_ns = Some(clock::monotonic_ns());
         self.probes.detach();
-        self.own.recursion_misses = self.probes.recursion_misses();
+        self.own.recursion_misses = self.recursion_misses();
         Ok(())
     }
 }
@@ -182,6 +193,7 @@ pub fn examine() -> Result<(Shape, Vec<Trial>)> {
         one_in: 1,
         stacks: true,
         filter_caches: true,
+        may_recur: may_recur(&shape),
         cpus: possible_cpus(),
     };
     let trials = KernelObject::create(&settings, &shape.layout)?.try_all(&shape);
@@ -234,7 +246,7 @@ fn require(options: &Options, shape: &Shape, symbols: &Kallsyms) -> Result<()> {
     Ok(())
 }
 
-fn settings(options: &Options) -> Settings {
+fn settings(options: &Options, shape: &Shape) -> Settings {
     Settings {
         min_size: options.min_size.unwrap_or(0),
         max_size: options.max_size.unwrap_or(u64::MAX),
@@ -244,8 +256,15 @@ fn settings(options: &Options) -> Settings {
         one_in: options.kernel.one_in,
         stacks: options.kernel.stacks,
         filter_caches: !options.kernel.caches.is_empty(),
+        may_recur: may_recur(shape),
         cpus: possible_cpus(),
     }
+}
+
+/// Raw tracepoints have had a guard since the release in which kmem_cache_alloc came to name the cache; classic ones
+/// always had one.
+fn may_recur(shape: &Shape) -> bool {
+    shape.tracepoints == Tracepoints::Raw && !shape.names_cache
 }
 
 /// What limits a session from its start on.

@@ -155,10 +155,10 @@ impl Btf {
             if self.text(text) == name.as_bytes() {
                 return Some(bits);
             }
-            if text == 0 || self.text(text).is_empty() {
-                if let Some(inner) = self.member_bits(self.plain(kind), name, depth - 1) {
-                    return Some(bits + inner);
-                }
+            if self.text(text).is_empty()
+                && let Some(inner) = self.member_bits(self.plain(kind), name, depth - 1)
+            {
+                return Some(bits + inner);
             }
         }
         None

@@ -5,7 +5,7 @@
 pub struct Format(Vec<(String, u64)>);
 
 impl Format {
-    /// Reads lines such as `field:size_t bytes_req;	offset:24;	size:8;	signed:0;`
+    /// Reads lines such as `field:size_t bytes_req; offset:24; size:8; signed:0;`, with tabs between the parts.
     pub fn parse(text: &str) -> Self {
         let field = |line: &str| {
             let (declaration, rest) = line.trim().strip_prefix("field:")?.split_once(';')?;

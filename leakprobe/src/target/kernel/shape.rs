@@ -344,8 +344,11 @@ fn largest_kmalloc(slabs: &Slabinfo) -> u64 {
 /// The name of the cache that a key without an address stands for, as /proc/slabinfo has it; for what is in no cache,
 /// what it is.
 pub fn cache_name(kind: CacheKind, bytes: u64) -> String {
-    let size =
-        if bytes >= 1024 && bytes % 1024 == 0 { format!("{}k", bytes / 1024) } else { bytes.to_string() };
+    let size = if bytes >= 1024 && bytes.is_multiple_of(1024) {
+        format!("{}k", bytes / 1024)
+    } else {
+        bytes.to_string()
+    };
     match kind {
         CacheKind::Kmalloc => format!("kmalloc-{size}"),
         CacheKind::KmallocCgroup => format!("kmalloc-cg-{size}"),
