@@ -630,7 +630,7 @@ Examples:
     sudo leakprobe --kernel
   One of its caches, on a busy machine:
     sudo leakprobe --kernel \
-      --cache 'kmalloc-*' --sample 64
+      --cache 'kmalloc-*' --sample 512
   A program from its first allocation on:
     sudo leakprobe -- ./server --flag
   See what a report looks like:

@@ -190,7 +190,14 @@ impl KernelSymbolizer {
             } else {
                 "in no function that the kernel's symbols name; a module that is gone, or generated code"
             };
-            return vec![Frame { address, unknown: Some(unknown.to_owned()), ..Frame::default() }];
+            // With its address as that in an object: frames that are told apart by it alone are not alike.
+            let object_address = Some(address);
+            return vec![Frame {
+                address,
+                object_address,
+                unknown: Some(unknown.to_owned()),
+                ..Frame::default()
+            }];
         };
         let plain = Frame {
             address,

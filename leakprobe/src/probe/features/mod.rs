@@ -14,7 +14,7 @@ use std::{
 
 pub use self::{
     probes::{Features, execute_only_pages, maps_on_demand},
-    refusal::{capability_refusal, lockdown_hint, own_capabilities, refusal_here},
+    refusal::{capability_refusal, lockdown_hint, namespace_refusal, own_capabilities, refusal_here},
 };
 
 /// How probes are put into a process.

@@ -78,9 +78,9 @@ pub fn own_capabilities() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// BPF programs see process IDs of the initial PID namespace; in another one `--pid` would mean another
+/// Why leakprobe cannot work in this PID namespace. BPF programs see process IDs of the initial one; in another one `--pid` would mean another
 /// process. That namespace's inode number is fixed (`PROC_PID_INIT_INO`).
-fn namespace_refusal() -> Option<String> {
+pub fn namespace_refusal() -> Option<String> {
     let here = fs::read_link("/proc/self/ns/pid").ok()?;
     (here.as_os_str() != "pid:[4026531836]").then(|| {
         format!(

@@ -170,7 +170,9 @@ impl KernelSession {
 /// # Errors
 /// When this kernel, or this process, cannot do that, with the reason.
 pub fn run_kernel(options: Options, begun: Begun) -> Result<()> {
-    if let Some(refusal) = features::capability_refusal(features::own_capabilities()) {
+    let refusal =
+        features::capability_refusal(features::own_capabilities()).or_else(features::namespace_refusal);
+    if let Some(refusal) = refusal {
         bail!(refusal);
     }
     let session = KernelSession::prepare(options)?;
