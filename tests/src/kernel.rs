@@ -15,8 +15,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// When the kernel does not list its programs.
 pub fn programs() -> Vec<String> {
-    const OURS: [&str; 5] =
-        ["allocate_enter", "allocate_return", "free_enter", "process_exec", "thread_exit"];
+    // At most 15 bytes of a name are kept.
+    const OURS: [&str; 13] = [
+        "allocate_enter",
+        "allocate_return",
+        "free_enter",
+        "process_exec",
+        "thread_exit",
+        "kmalloc",
+        "cache_alloc",
+        "cache_alloc_siz",
+        "kfree",
+        "kfree_again",
+        "cache_free",
+        "cache_free_agai",
+        "bulk_free_fentr",
+    ];
     aya::programs::loaded_programs()
         .filter_map(|program| program.ok())
         .filter_map(|program| program.name_as_str().map(str::to_owned))

@@ -17,7 +17,8 @@ pub const NAME: &str = "kobjects";
 pub struct Kind {
     /// Beginning of the name of the cache; several, of which a kernel has one, are separated by `|`.
     pub cache: &'static str,
-    /// Text that a function of the stack has in its name, with `^` before it the first function; "" where any has.
+    /// Text that a function of the stack has in its name, with `^` before it the first function; one of
+    /// several that are separated by `|`; "" where any has.
     pub function: &'static str,
 }
 
@@ -50,7 +51,7 @@ fn of_victim(site: &Site) -> u64 {
 fn is_called_in(site: &Site, function: &str) -> bool {
     let (text, depth) = function.strip_prefix('^').map_or((function, usize::MAX), |text| (text, 1));
     let mut names = site.stack.frames.iter().take(depth).filter_map(|frame| frame.function.as_deref());
-    text.is_empty() || names.any(|name| name.contains(text))
+    text.is_empty() || names.any(|name| text.split('|').any(|text| name.contains(text)))
 }
 
 /// The first report of which this holds; the last one that came where it does not in time: frees wait for grace

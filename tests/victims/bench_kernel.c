@@ -3,9 +3,12 @@
  *   pairs COUNT   -> ns FLOAT            one kmalloc and one kfree each: writev of 64 vectors to /dev/null
  *   load MS       -> load FORKS SENT     two processes at once, of which one forks, lets the child run /bin/true and
  *                                        waits, and the other connects by TCP to itself, sends, receives and closes
+ *   busy MS       -> load FORKS SENT     the same, and a third process that makes, writes, lists, renames and removes
+ *                                        files in a folder of its own
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -98,24 +101,51 @@ static void send_until(double end, volatile long *done)
     MUST(close(listener) == 0);
 }
 
-static void load(long ms)
+static void file_until(double end, volatile long *done)
+{
+    char folder[] = "/tmp/leakprobe-busy-XXXXXX", from[64], to[64];
+    static char text[16384];
+    MUST(mkdtemp(folder) != NULL);
+    while (now() < end) {
+        for (int i = 0; i < 200; i++) {
+            snprintf(from, sizeof from, "%s/%d", folder, i);
+            int file = open(from, O_CREAT | O_WRONLY, 0600);
+            MUST(file >= 0 && write(file, text, sizeof text) == sizeof text && close(file) == 0);
+        }
+        DIR *list = opendir(folder);
+        MUST(list != NULL);
+        while (readdir(list))
+            ++*done;
+        MUST(closedir(list) == 0);
+        for (int i = 0; i < 200; i++) {
+            snprintf(from, sizeof from, "%s/%d", folder, i);
+            snprintf(to, sizeof to, "%s/%d.old", folder, i);
+            MUST(rename(from, to) == 0 && unlink(to) == 0);
+        }
+    }
+    MUST(rmdir(folder) == 0);
+}
+
+static void load(long ms, int count)
 {
     volatile long *done = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     MUST(done != MAP_FAILED);
     double end = now() + (double)ms * 1e6;
-    pid_t workers[2];
-    for (int i = 0; i < 2; i++) {
+    pid_t workers[3];
+    for (int i = 0; i < count; i++) {
         workers[i] = fork();
         MUST(workers[i] >= 0);
         if (workers[i] == 0) {
             if (i == 0)
                 fork_until(end, &done[0]);
-            else
+            else if (i == 1)
                 send_until(end, &done[8]);
+            else
+                file_until(end, &done[16]);
             _exit(0);
         }
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < count; i++) {
         int status;
         MUST(waitpid(workers[i], &status, 0) == workers[i] && WIFEXITED(status) && WEXITSTATUS(status) == 0);
     }
@@ -132,7 +162,9 @@ int main(void)
         if (strncmp(line, "pairs ", 6) == 0)
             pairs(strtol(line + 6, NULL, 10));
         else if (strncmp(line, "load ", 5) == 0)
-            load(strtol(line + 5, NULL, 10));
+            load(strtol(line + 5, NULL, 10), 2);
+        else if (strncmp(line, "busy ", 5) == 0)
+            load(strtol(line + 5, NULL, 10), 3);
         else
             return 2;
     }

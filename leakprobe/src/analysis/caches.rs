@@ -52,7 +52,8 @@ pub struct Accounted {
 /// By how many objects /proc/slabinfo may be behind for one cache.
 ///
 /// Each CPU has a slab from which it takes, and partly used ones beside it with up to twice `cpu_partial` objects, by
-/// `set_cpu_partial()` of the kernel's slub.c; `sheaves`: from 6.18 on a CPU may keep as much again, and the node.
+/// `set_cpu_partial()` of the kernel's slub.c; `sheaves`: from 7.0 on CPUs and nodes keep free
+/// objects in those instead, and more of them.
 pub fn slack(per_slab: u64, object_bytes: u64, cpus: u64, sheaves: bool) -> u64 {
     let cpu_partial = match object_bytes {
         4096.. => 6,

@@ -1,5 +1,6 @@
 //! The kernel's own memory: a child makes known numbers of its objects and keeps them.
 
+use leakprobe_tests::kernel;
 use leakprobe_tests::kobjects::{self, Kind, digest, made, of, report_in_which};
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Report;
@@ -8,6 +9,7 @@ use leakprobe_tests::report::Report;
 const ALL: [&str; 4] = ["--top", "100000", "--interval", "1s"];
 
 const FILE: Kind = Kind { cache: "filp", function: "" };
+const EPOLL_ITEM: Kind = kind("", "^ep_insert|do_epoll_ctl");
 const TIMER: Kind = kind("kmalloc-", "^timerfd");
 const DENTRY: Kind = Kind { cache: "dentry", function: "" };
 
@@ -23,7 +25,7 @@ const fn kind(cache: &'static str, function: &'static str) -> Kind {
     Kind { cache, function }
 }
 
-const PHASES: [Phase; 6] = [
+const PHASES: [Phase; 7] = [
     Phase {
         name: "eventfds",
         frees_after_grace: None,
@@ -41,6 +43,11 @@ const PHASES: [Phase; 6] = [
         ],
     },
     Phase {
+        name: "epolls",
+        frees_after_grace: Some(EPOLL_ITEM),
+        makes: &[(FILE, 1), (DENTRY, 1), (EPOLL_ITEM, 1)],
+    },
+    Phase {
         name: "sockets",
         frees_after_grace: None,
         makes: &[(FILE, 2), (DENTRY, 2), (kind("sock_inode_cache", ""), 2), (kind("", "^sk_prot_alloc"), 2)],
@@ -54,33 +61,38 @@ const BESIDE: u64 = 2;
 
 #[test]
 fn counts_by_cache_are_exact_and_nothing_is_left_after_the_end() {
-    const COUNT: u64 = 2000;
     for phase in PHASES {
+        // So many of those that /proc/slabinfo may have to bear witness of that it can.
+        let count: u64 = if phase.frees_after_grace.is_some() { 4000 } else { 2000 };
         let (mut victim, _folder) = kobjects::start();
         let mut probe = Probe::attach_to_kernel(&ALL);
-        victim.run(&format!("{} {COUNT}", phase.name));
+        victim.run(&format!("{} {count}", phase.name));
         let holds = |report: &Report| {
-            phase.makes.iter().all(|&(kind, each)| is_near(made(report, kind), each * COUNT))
+            phase.makes.iter().all(|&(kind, each)| is_near(made(report, kind), each * count))
         };
         let report = report_in_which(&mut probe, holds);
         for &(kind, each) in phase.makes {
             let seen = made(&report, kind);
             assert!(
-                is_near(seen, each * COUNT),
+                is_near(seen, each * count),
                 "{}: {seen} of {kind:?}, not {}{}",
                 phase.name,
-                each * COUNT,
+                each * count,
                 digest(&report)
             );
         }
-        victim.run("release");
+        if phase.name == "dentries" {
+            // Files stay when the process ends.
+            victim.run("release");
+        }
+        drop(victim);
         let gone = |report: &Report| phase.makes.iter().all(|&(kind, _)| made(report, kind) == 0);
         let report = report_in_which(&mut probe, gone);
         let unprobed = &report.kernel.as_ref().expect("the kernel").unprobed_functions;
         for &(kind, _) in phase.makes {
             let left = made(&report, kind);
             let is_excused = phase.frees_after_grace == Some(kind) && !unprobed.is_empty();
-            let where_from = format!("{}: {kind:?} after the release{}", phase.name, digest(&report));
+            let where_from = format!("{}: {kind:?} after the end{}", phase.name, digest(&report));
             if is_excused && left > 0 {
                 // Freed by a function that this kernel lets nobody probe: then slabinfo must have told.
                 assert!(of(&report, kind).all(|site| site.contradiction.is_some()), "{where_from}");
@@ -88,7 +100,6 @@ fn counts_by_cache_are_exact_and_nothing_is_left_after_the_end() {
                 assert_eq!(left, 0, "{where_from}");
             }
         }
-        drop(victim);
         probe.finish();
     }
 }
@@ -96,4 +107,32 @@ fn counts_by_cache_are_exact_and_nothing_is_left_after_the_end() {
 /// Exact, but for the few objects that a phase makes once.
 fn is_near(seen: u64, wanted: u64) -> bool {
     (wanted..=wanted + BESIDE).contains(&seen)
+}
+
+#[test]
+fn a_session_that_is_killed_leaves_no_program() {
+    for _ in 0..3 {
+        let mut probe = Probe::attach_to_kernel(&ALL);
+        let programs = kernel::programs();
+        for name in ["kmalloc", "kfree", "cache_free"] {
+            assert!(programs.iter().any(|program| program == name), "{programs:?}");
+        }
+        probe.kill();
+        kernel::check_gone();
+    }
+}
+
+#[test]
+fn two_sessions_at_once_see_the_same() {
+    const COUNT: u64 = 500;
+    let (mut victim, _folder) = kobjects::start();
+    let mut one = Probe::attach_to_kernel(&ALL);
+    let mut other = Probe::attach_to_kernel(&ALL);
+    victim.run(&format!("eventfds {COUNT}"));
+    for probe in [&mut one, &mut other] {
+        let report = report_in_which(probe, |report| made(report, FILE) == COUNT);
+        assert_eq!(made(&report, FILE), COUNT, "{}", digest(&report));
+    }
+    one.finish();
+    other.finish();
 }

@@ -88,6 +88,11 @@ impl Victim {
         numbers.with_context(|| format!("failed to read the victim's answer {answer:?}"))
     }
 
+    /// As [`Victim::load`], with a third process that works with files.
+    pub fn busy(&mut self, ms: u64) -> anyhow::Result<()> {
+        self.ask(&format!("busy {ms}"), "load").map(drop)
+    }
+
     /// Lets it take a block on a stack of `depth` frames, and keep it.
     pub fn keep(&mut self, depth: u32) -> anyhow::Result<()> {
         self.ask(&format!("keep {depth}"), "kept").map(drop)

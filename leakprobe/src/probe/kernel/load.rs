@@ -296,6 +296,7 @@ mod tests {
             bulk_free: None,
             bulk_alloc: None,
             sheaf_free: None,
+            sheaves: false,
             layout: Layout::default(),
         };
         let mut names = tracepoint_programs(&shape);
@@ -327,6 +328,7 @@ mod tests {
             bulk_free: None,
             bulk_alloc: None,
             sheaf_free: None,
+            sheaves: false,
             layout: Layout::default(),
         };
         let all = tracepoints(&shape, true, true);

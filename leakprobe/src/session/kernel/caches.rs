@@ -53,7 +53,7 @@ impl Caches {
         Ok(Self {
             patterns: options.kernel.caches.clone(),
             by_address: shape.layout.page_offset_variable != 0,
-            sheaves: shape.sheaf_free.is_some(),
+            sheaves: shape.sheaves,
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             start: slabs.clone(),
             now: slabs,

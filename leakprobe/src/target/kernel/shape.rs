@@ -115,6 +115,8 @@ pub struct Shape {
     pub bulk_alloc: Option<Function>,
     /// Puts an object into a sheaf of its cache until a grace period is over (from 6.18 on).
     pub sheaf_free: Option<Function>,
+    /// Whether caches keep free objects in sheaves instead of slabs of each CPU (from 7.0 on).
+    pub sheaves: bool,
     /// Constants for the programs.
     pub layout: Layout,
 }
@@ -198,6 +200,9 @@ impl Shape {
             percpu: percpu.filter(|_| frees_percpu),
             bulk_free: function(&BULK_FREE),
             bulk_alloc,
+            sheaves: btf
+                .find(Kind::Struct, "kmem_cache")
+                .is_some_and(|cache| btf.member(cache, "cpu_slab").is_none()),
             // Of another number of arguments, its result would be taken from the wrong place.
             sheaf_free: sheaf_free.filter(|_| matches!(layout.sheaf_arguments, 2 | 3)),
             layout,
@@ -268,6 +273,7 @@ impl Shape {
             // Its objects' sizes are read through the kernel's types.
             bulk_alloc: None,
             sheaf_free: None,
+            sheaves: false,
             layout,
         })
     }
