@@ -10,7 +10,7 @@ use super::{
 use crate::{
     probe::features::release,
     report::model::Frame,
-    target::kernel::kallsyms::{Found as Symbol, GENERATED, Kallsyms},
+    target::kernel::kallsyms::{Found as Symbol, Kallsyms},
 };
 
 /// Where distributions put it; `{}` stands for the release.
@@ -22,6 +22,12 @@ const PLACES: [&str; 6] = [
     "/lib/modules/{}/build/vmlinux",
     "/lib/modules/{}/vmlinux",
 ];
+
+/// What runs a probe: no caller is further in.
+const RUNS: [&str; 4] = ["bpf_trace_run", "trace_call_bpf", "perf_trace_", "__bpf_trace_"];
+
+/// So many frames at most are the probe's.
+const DEEPEST: usize = 8;
 
 /// Frames at the inner end of a stack that are no callers: what runs the probe, and the allocator's own functions.
 const INNER: [&str; 42] = [
@@ -135,7 +141,7 @@ impl KernelSymbolizer {
         let now = self.symbols.function(address);
         let gone = || self.gone.iter().rev().find_map(|gone| gone.function(address));
         match now {
-            Some(found) if found.module != Some(GENERATED) => now,
+            Some(found) if !found.is_generated() => now,
             _ => gone().or(now),
         }
     }
@@ -148,14 +154,26 @@ impl KernelSymbolizer {
     /// The frames of a stack, innermost first, from the allocator's caller on; functions inlined into a frame stand
     /// before it.
     pub fn stack(&mut self, return_addresses: &[u64]) -> Vec<Frame> {
-        // The probe's own code has no name where the kernel does not list generated code.
-        let generated = return_addresses.iter().take_while(|&&address| self.is_unknown(address)).count();
-        let inner =
-            return_addresses[generated..].iter().take_while(|&&address| self.is_inner(address)).count();
-        // A stack of nothing but the allocator is shown as it is, and so is one that begins elsewhere.
-        let from =
-            if inner > 0 && generated + inner < return_addresses.len() { generated + inner } else { 0 };
+        let from = self.first_caller(return_addresses);
         return_addresses[from..].iter().flat_map(|&address| self.frames(address)).collect()
+    }
+
+    /// Where the allocator's caller is in a stack; a stack of nothing but the allocator is shown as it is.
+    fn first_caller(&self, return_addresses: &[u64]) -> usize {
+        // The probe's own code comes first, with whatever name; what runs it is known.
+        let runs = |&address: &u64| {
+            self.function(address)
+                .is_some_and(|found| RUNS.iter().any(|prefix| found.name.starts_with(prefix)))
+        };
+        let last = return_addresses.iter().take(DEEPEST).rposition(runs);
+        let probe = last.map_or_else(
+            || return_addresses.iter().take_while(|&&address| self.is_unknown(address)).count(),
+            |last| last + 1,
+        );
+        let inner = return_addresses[probe..].iter().take_while(|&&address| self.is_inner(address)).count();
+        // Without either, it begins elsewhere.
+        let is_known = last.is_some() || inner > 0;
+        if is_known && probe + inner < return_addresses.len() { probe + inner } else { 0 }
     }
 
     fn is_inner(&self, address: u64) -> bool {

@@ -130,8 +130,9 @@ impl KernelMaps {
     /// The counters, summed over programs and CPUs.
     fn counters(&self) -> Result<Counters> {
         let mut counters = Counters::default();
-        for row in self.ledger.iter() {
-            for row in row.context("failed to read the ledger")?.iter() {
+        // Backwards: programs that give memory back come last, so what was freed is never ahead of what was recorded.
+        for program in (0..self.ledger.len()).rev() {
+            for row in self.ledger.get(&program, 0).context("failed to read the ledger")?.iter() {
                 for counter in Counter::ALL {
                     counters.0[*counter as usize] += row[counter.place()];
                 }

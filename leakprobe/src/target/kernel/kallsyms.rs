@@ -16,8 +16,8 @@ const MAX_BYTES: u64 = 1 << 30;
 /// No function is longer; what lies further from the symbol before it has no name.
 const MAX_FUNCTION: u64 = 256 << 10;
 
-/// The module under which the kernel lists code that it has made of BPF programs.
-pub const GENERATED: &str = "bpf";
+/// The modules under which the kernel lists code that it has made: of BPF programs, and to get to probes.
+const GENERATED: [&str; 3] = ["bpf", "__builtin__ftrace", "__builtin__kprobes"];
 
 /// A symbol that an address lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub struct Kallsyms {
     modules: Vec<String>,
     /// By address.
     symbols: Vec<Symbol>,
+    ends: Ends,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,27 @@ struct Symbol {
     code: bool,
 }
 
+impl Found<'_> {
+    /// Whether it is code that the kernel has made.
+    pub fn is_generated(&self) -> bool {
+        self.module.is_some_and(|module| GENERATED.contains(&module))
+    }
+}
+
+/// Where modules end, by name: code that the kernel makes comes to lie behind them.
+pub type Ends = HashMap<String, u64>;
+
+/// Reads lines of /proc/modules such as `leaky 20480 0 - Live 0xffffffffc0a01000 (O)`.
+pub fn module_ends(text: &str) -> Ends {
+    let end = |line: &str| {
+        let mut words = line.split(' ');
+        let (name, bytes) = (words.next()?, words.next()?.parse::<u64>().ok()?);
+        let start = u64::from_str_radix(words.nth(3)?.strip_prefix("0x")?, 16).ok()?;
+        Some((name.to_owned(), start.checked_add(bytes)?))
+    };
+    text.lines().filter_map(end).collect()
+}
+
 impl Kallsyms {
     /// Those of the running kernel.
     ///
@@ -56,7 +78,11 @@ impl Kallsyms {
     /// When they cannot be read. Where the kernel hides their addresses, [`Kallsyms::is_hidden`] says so.
     pub fn read() -> Result<Self> {
         let file = fs::File::open(PATH).with_context(|| format!("failed to open {PATH}"))?;
-        Self::parse(BufReader::new(file.take(MAX_BYTES))).with_context(|| format!("failed to read {PATH}"))
+        let symbols = Self::parse(BufReader::new(file.take(MAX_BYTES)));
+        let mut symbols = symbols.with_context(|| format!("failed to read {PATH}"))?;
+        // Kernels without modules have no such file.
+        symbols.ends = module_ends(&fs::read_to_string("/proc/modules").unwrap_or_default());
+        Ok(symbols)
     }
 
     /// Reads lines such as `ffffffff81000000 T _stext` and `ffffffffc0a01000 t work<TAB>[module]`.
@@ -120,8 +146,9 @@ impl Kallsyms {
 
     /// The symbols of modules that are not in `later`: those that have gone.
     pub fn gone(&self, later: &Self) -> Self {
-        let is_gone = |module: &String| module != GENERATED && !later.modules.contains(module);
-        let mut gone = Self { modules: self.modules.clone(), ..Self::default() };
+        let is_gone =
+            |module: &String| !GENERATED.contains(&module.as_str()) && !later.modules.contains(module);
+        let mut gone = Self { modules: self.modules.clone(), ends: self.ends.clone(), ..Self::default() };
         for symbol in &self.symbols {
             let module = usize::from(symbol.module).checked_sub(1).and_then(|index| self.modules.get(index));
             if module.is_some_and(is_gone) {
@@ -153,7 +180,9 @@ impl Kallsyms {
         let same = self.symbols[start..end].iter().take_while(|symbol| symbol.address == nearest.address);
         let best =
             same.filter(|symbol| symbol.code).min_by_key(|symbol| self.name(symbol).starts_with('_'))?;
-        (address - best.address < MAX_FUNCTION && best.address != 0).then(|| self.found(best))
+        let found = self.found(best);
+        let end = found.module.and_then(|module| self.ends.get(module)).copied().unwrap_or(u64::MAX);
+        (address - best.address < MAX_FUNCTION && best.address != 0 && address < end).then_some(found)
     }
 }
 
@@ -185,6 +214,14 @@ junk
         assert_eq!(all.address("kfree"), Some(0xffff_ffff_8100_0110), "the kernel's own first");
         assert_eq!(all.address("gone"), None);
         assert!(!all.is_hidden());
+    }
+
+    #[test]
+    fn what_lies_behind_a_module_is_not_its_last_function() {
+        let mut all = Kallsyms::parse(TEXT.as_bytes()).expect("symbols");
+        all.ends = module_ends("leaky 4096 0 - Live 0xffffffffc0a01000 (O)\nodd line\n");
+        assert_eq!(all.function(0xffff_ffff_c0a0_1fff).and_then(|found| found.module), Some("leaky"));
+        assert_eq!(all.function(0xffff_ffff_c0a0_2000), None);
     }
 
     #[test]
