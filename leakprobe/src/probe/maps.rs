@@ -181,18 +181,8 @@ impl Maps {
             .context("failed to read the map of outstanding blocks")
     }
 
-    fn each_site(&self, mut each: impl FnMut(u64, Site)) -> Result<()> {
-        let sites = self.elements(&self.sites, 8, decode::SITE_BYTES, self.capacity.stacks + 1)?;
-        sites
-            .read(|keys, mut values| {
-                for id in keys.chunks_exact(8) {
-                    let id = u64::from_ne_bytes(id.try_into().unwrap_or_default());
-                    if let Some(site) = decode::site(&mut values) {
-                        each(id, site);
-                    }
-                }
-            })
-            .context("failed to read the map of sites")
+    fn each_site(&self, each: impl FnMut(u64, Site)) -> Result<()> {
+        read_sites(&self.sites, self.capacity.stacks + 1, each)
     }
 
     fn elements<'a>(
@@ -205,4 +195,22 @@ impl Maps {
         let data = map_data(map).ok_or_else(|| anyhow!("not a hash map"))?;
         Ok(Elements { map: data.fd().as_fd(), key_size, value_size, max_entries })
     }
+}
+
+/// Calls `each(id, site)` for all elements of a map of sites.
+///
+/// # Errors
+/// What the kernel said.
+pub fn read_sites(map: &Map, max_entries: usize, mut each: impl FnMut(u64, Site)) -> Result<()> {
+    let map = map_data(map).ok_or_else(|| anyhow!("not a hash map"))?.fd().as_fd();
+    Elements { map, key_size: 8, value_size: decode::SITE_BYTES, max_entries }
+        .read(|keys, mut values| {
+            for id in keys.chunks_exact(8) {
+                let id = u64::from_ne_bytes(id.try_into().unwrap_or_default());
+                if let Some(site) = decode::site(&mut values) {
+                    each(id, site);
+                }
+            }
+        })
+        .context("failed to read the map of sites")
 }

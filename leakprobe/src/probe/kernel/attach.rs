@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, ensure};
 
 use super::load::{self, BulkPrograms, KernelObject};
 use crate::{
@@ -91,7 +91,11 @@ pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<Ke
         let program = object.load(if floor { "kernel_floor" } else { point.program })?;
         loaded.insert((point.name, point.program), program);
     }
-    let bulk = load::bulk_programs(shape);
+    // Everything is loaded before anything is attached: what the verifier allocates and frees would fill the books.
+    let bulk: Vec<Option<Prepared<'_>>> = load::bulk_programs(shape)
+        .into_iter()
+        .map(|(function, programs)| Prepared::new(object, function.filter(|_| !floor)?, programs, functions))
+        .collect();
     let (frees, allocations): (Vec<_>, Vec<_>) = points.iter().partition(|point| point.name.contains("free"));
     let tracing = (shape.tracepoints == Tracepoints::Classic).then(TraceFs::open).transpose()?;
     let attach_points = |probes: &mut KernelProbes, points: &[&load::Point]| -> Result<()> {
@@ -114,79 +118,93 @@ pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<Ke
         Ok(())
     };
     attach_points(&mut probes, &frees)?;
-    if !floor {
-        for (function, programs) in &bulk[..2] {
-            attach_function(&mut probes, object, *function, *programs, functions);
-        }
-    }
+    let gives_back = |prepared: &Prepared<'_>| !prepared.programs.patched.contains("alloc");
+    let (bulk_frees, bulk_allocations): (Vec<_>, Vec<_>) = bulk.into_iter().flatten().partition(gives_back);
+    bulk_frees.into_iter().for_each(|prepared| prepared.attach(&mut probes, object));
     attach_points(&mut probes, &allocations)?;
-    if !floor {
-        let (function, programs) = bulk[2];
-        attach_function(&mut probes, object, function, programs, functions);
-    }
+    bulk_allocations.into_iter().for_each(|prepared| prepared.attach(&mut probes, object));
     let named = |((_, program), fd): ((&str, &str), OwnedFd)| (program.to_owned(), fd);
     probes.programs.extend(loaded.into_iter().map(named));
     probes.programs.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(probes)
 }
 
-/// Probes a function in whatever way the kernel offers; notes it where there is none.
-fn attach_function(
-    probes: &mut KernelProbes,
-    object: &KernelObject,
-    function: Option<&Function>,
+/// A function without a tracepoint, with the programs for it.
+struct Prepared<'a> {
+    function: &'a Function,
     programs: BulkPrograms,
     how: ProbeFunctions,
-) {
-    let Some(function) = function else { return };
-    let patched = match how {
-        ProbeFunctions::Auto => patch(probes, object, function, programs),
-        ProbeFunctions::Breakpoint | ProbeFunctions::Not => Err(anyhow!("it is not asked for")),
-    };
-    let Err(patching) = patched else { return };
-    let broken = match how {
-        ProbeFunctions::Auto | ProbeFunctions::Breakpoint => {
-            set_breakpoints(probes, object, function, programs)
+    /// Loaded for patching it; `None` where the kernel refuses that.
+    patched: Option<OwnedFd>,
+    /// Loaded for breakpoints, in the order of their names; none where it can perhaps be patched.
+    breakpoints: Vec<OwnedFd>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Loads the programs; `None` for a function that the kernel does not have.
+    fn new(
+        object: &KernelObject,
+        function: &'a Function,
+        programs: BulkPrograms,
+        how: ProbeFunctions,
+    ) -> Option<Self> {
+        let type_id = function.type_id.filter(|_| how == ProbeFunctions::Auto);
+        let patched = type_id.and_then(|type_id| {
+            let loaded = object.load_for_function(programs.patched, type_id, programs.at_exit);
+            loaded.inspect_err(|error| log::debug!("failed to patch {}: {error:#}", function.name)).ok()
+        });
+        let mut prepared = Self { function, programs, how, patched, breakpoints: Vec::new() };
+        if prepared.patched.is_none() && how != ProbeFunctions::Not && perf::kprobe_source().is_some() {
+            prepared.load_breakpoints(object);
         }
-        ProbeFunctions::Not => Err(anyhow!("it is not asked for")),
-    };
-    if let Err(breaking) = broken {
-        log::debug!("failed to patch {}: {patching:#}; to set a breakpoint: {breaking:#}", function.name);
-        probes.unprobed.push(function.name.clone());
+        Some(prepared)
     }
-}
 
-fn patch(
-    probes: &mut KernelProbes,
-    object: &KernelObject,
-    function: &Function,
-    programs: BulkPrograms,
-) -> Result<()> {
-    let type_id = function.type_id.context("the kernel's BTF does not describe it")?;
-    let program = object.load_for_function(programs.patched, type_id, programs.at_exit)?;
-    let link = bpf::program::attach_tracing(program.as_fd()).context("failed to attach")?;
-    probes.links.push(link);
-    probes.programs.push((programs.patched.to_owned(), program));
-    probes.functions.push((function.name.clone(), How::Patched));
-    Ok(())
-}
-
-fn set_breakpoints(
-    probes: &mut KernelProbes,
-    object: &KernelObject,
-    function: &Function,
-    programs: BulkPrograms,
-) -> Result<()> {
-    let source = perf::kprobe_source().context("this kernel has no kprobes")?;
-    let name = CString::new(function.name.clone())?;
-    // The return first: an entry without its return would be remembered for ever.
-    for (index, program) in programs.breakpoints.iter().enumerate().rev() {
-        let loaded = object.load(program)?;
-        let event = perf::open_kprobe(source, &name, index > 0)
-            .with_context(|| format!("failed to open a kprobe on {}", function.name))?;
-        probes.link(loaded.as_fd(), event)?;
-        probes.programs.push(((*program).to_owned(), loaded));
+    fn load_breakpoints(&mut self, object: &KernelObject) {
+        for program in self.programs.breakpoints {
+            match object.load(program) {
+                Ok(loaded) => self.breakpoints.push(loaded),
+                Err(error) => log::debug!("failed to load {program}: {error:#}"),
+            }
+        }
     }
-    probes.functions.push((function.name.clone(), How::Breakpoint));
-    Ok(())
+
+    /// Probes the function in whatever way the kernel offers; notes it where there is none.
+    fn attach(mut self, probes: &mut KernelProbes, object: &KernelObject) {
+        let name = &self.function.name;
+        if let Some(program) = self.patched.take() {
+            match bpf::program::attach_tracing(program.as_fd()) {
+                Ok(link) => {
+                    probes.links.push(link);
+                    probes.programs.push((self.programs.patched.to_owned(), program));
+                    return probes.functions.push((name.clone(), How::Patched));
+                }
+                Err(error) => log::debug!("failed to patch {name}: {error}"),
+            }
+            if self.how != ProbeFunctions::Not {
+                self.load_breakpoints(object);
+            }
+        }
+        if let Err(error) = self.set_breakpoints(probes) {
+            log::debug!("failed to set a breakpoint on {}: {error:#}", self.function.name);
+            probes.unprobed.push(self.function.name.clone());
+        }
+    }
+
+    fn set_breakpoints(&mut self, probes: &mut KernelProbes) -> Result<()> {
+        let source = perf::kprobe_source().context("this kernel has no kprobes")?;
+        let name = CString::new(self.function.name.clone())?;
+        ensure!(self.breakpoints.len() == self.programs.breakpoints.len(), "its programs are not loaded");
+        // The return first: an entry without its return would be remembered for ever.
+        let all: Vec<_> =
+            self.programs.breakpoints.iter().zip(self.breakpoints.drain(..)).enumerate().collect();
+        for (index, (program, loaded)) in all.into_iter().rev() {
+            let event = perf::open_kprobe(source, &name, index > 0)
+                .with_context(|| format!("failed to open a kprobe on {}", self.function.name))?;
+            probes.link(loaded.as_fd(), event)?;
+            probes.programs.push(((*program).to_owned(), loaded));
+        }
+        probes.functions.push((self.function.name.clone(), How::Breakpoint));
+        Ok(())
+    }
 }

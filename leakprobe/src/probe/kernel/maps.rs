@@ -11,7 +11,7 @@ use leakprobe_common::{CACHE_NAME, Cache, CacheKey, CacheName, Counter, KernelSt
 
 use crate::{
     drain::{batch::Elements, decode, kernel::KernelSnapshot, snapshot::Counters},
-    probe::load::map_data,
+    probe::{load::map_data, maps::read_sites},
 };
 
 /// The maps.
@@ -141,23 +141,8 @@ impl KernelMaps {
         Ok(counters)
     }
 
-    fn each_site(&self, mut each: impl FnMut(u64, leakprobe_common::Site)) -> Result<()> {
-        let sites = Elements {
-            map: map_data(&self.sites).context("SITES is no hash map")?.fd().as_fd(),
-            key_size: 8,
-            value_size: decode::SITE_BYTES,
-            max_entries: self.max_sites,
-        };
-        sites
-            .read(|keys, mut values| {
-                for id in keys.chunks_exact(8) {
-                    let id = u64::from_ne_bytes(id.try_into().unwrap_or_default());
-                    if let Some(site) = decode::site(&mut values) {
-                        each(id, site);
-                    }
-                }
-            })
-            .context("failed to read the map of sites")
+    fn each_site(&self, each: impl FnMut(u64, leakprobe_common::Site)) -> Result<()> {
+        read_sites(&self.sites, self.max_sites, each)
     }
 }
 
