@@ -90,8 +90,6 @@ counters! {
     FreeUnknown = "free_unknown",
     /// Lost: as [`Counter::ProbeUnknown`]; the block's record stays.
     FreeProbeUnknown = "free_probe_unknown",
-    /// Of an address that sampling leaves out (`--kernel`).
-    FreeUnsampled = "free_unsampled",
     /// Lost: given back by a bulk call beyond [`crate::BULK_FREES`] objects, or not readable; the records stay (`--kernel`).
     FreeBulkCut = "free_bulk_cut",
 

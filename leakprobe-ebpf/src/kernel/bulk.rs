@@ -39,7 +39,10 @@ fn free_all(objects: u64, array: u64) {
         if index >= objects {
             return;
         }
-        object::free(books, MemoryKind::Slab, read(array + index * 8));
+        let address = read(array + index * 8);
+        if !sample::leaves_out(address) {
+            object::free(books, MemoryKind::Slab, address);
+        }
     }
     if objects > u64::from(BULK_FREES) {
         books.count_many(Counter::FreesEntered, objects - u64::from(BULK_FREES));
@@ -94,7 +97,7 @@ fn record_all<C: EbpfContext>(ctx: &C, call: &PendingBulk, result: u64) {
                 break;
             }
             let address = read(array + index * 8);
-            if is_of_interest(books, address, true, || requested) {
+            if !sample::leaves_out(address) && is_of_interest(books, address, || requested) {
                 let (kind, weight) = (MemoryKind::Slab, sample::weight());
                 let new = New { kind, cache, address, size, call_site: 0, weight };
                 object::store(books, scratch, &new, id, site);
@@ -152,7 +155,7 @@ fn sheaf_free(address: u64, taken: u64) {
     if taken & 0xff == 0 {
         return;
     }
-    if let Some(books) = Books::begin(Program::SheafFree) {
+    if let Some(books) = Books::begin_for(address, Program::SheafFree) {
         object::free(books, MemoryKind::Slab, address);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     books::{Books, add},
     cache,
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, RUNS, SCRATCH, SITES, Scratch},
-    sample, site,
+    site,
 };
 
 const EEXIST: i32 = -17;
@@ -31,14 +31,9 @@ pub struct New {
     pub weight: u32,
 }
 
-/// Whether an allocation is to be recorded, as far as that can be told without its cache. Counts it in any case: those
-/// that are not in the sample by one counter, since they are what most runs are about.
+/// Whether an allocation is to be recorded, as far as that can be told without its cache. Counts it in any case.
 #[inline(always)]
-pub fn is_of_interest(books: Books, address: u64, sampled: bool, requested: impl FnOnce() -> u64) -> bool {
-    if sampled && sample::leaves_out(address) {
-        books.count(Counter::Unsampled);
-        return false;
-    }
+pub fn is_of_interest(books: Books, address: u64, requested: impl FnOnce() -> u64) -> bool {
     books.count(Counter::AllocationsEntered);
     let outcome = if address == 0 {
         Counter::Failed
@@ -134,12 +129,9 @@ pub fn store(books: Books, scratch: &mut Scratch, new: &New, id: u64, site: *mut
     }
 }
 
-/// Removes the record of an object that is given back. Frees that are not in the sample have one counter, too.
+/// Removes the record of an object that is given back.
 #[inline(always)]
 pub fn free(books: Books, kind: MemoryKind, address: u64) {
-    if sample::leaves_out(address) {
-        return books.count(Counter::FreeUnsampled);
-    }
     books.count(Counter::FreesEntered);
     if address == 0 {
         return books.count(Counter::FreeNull);
@@ -166,9 +158,6 @@ pub enum FreePoint {
 #[inline(always)]
 pub fn free_first(books: Books, point: FreePoint, address: u64) {
     free(books, MemoryKind::Slab, address);
-    if sample::leaves_out(address) {
-        return;
-    }
     if let Some(runs) = RUNS.get_ptr_mut(point as u32) {
         // SAFETY: a per-CPU value, of which only this program writes this half.
         unsafe { (*runs).first += 1 };
@@ -180,9 +169,6 @@ pub fn free_first(books: Books, point: FreePoint, address: u64) {
 /// has not run once more. (Where an interrupt comes between the two, this one may look in vain.)
 #[inline(always)]
 pub fn free_second(books: Books, point: FreePoint, address: u64) {
-    if sample::leaves_out(address) {
-        return;
-    }
     let Some(runs) = RUNS.get_ptr_mut(point as u32) else { return };
     // SAFETY: a per-CPU value, of which only this program writes `seen`; volatile, because the first one writes the
     // other half meanwhile.

@@ -52,7 +52,7 @@ fn frame_of(page: u64) -> u64 {
 fn allocated<C: aya_ebpf::EbpfContext>(ctx: &C, frame: u64, order: u32) {
     let size = 1u64 << (PAGE_SHIFT + (order & 15));
     let Some(books) = Books::begin(Program::Pages) else { return };
-    if !is_of_interest(books, frame, false, || size) {
+    if !is_of_interest(books, frame, || size) {
         return;
     }
     let cache = CacheKey::of(CacheKind::Pages, 0);

@@ -9,12 +9,11 @@ use leakprobe_common::mix;
 
 use crate::maps::{SAMPLE_BELOW, SAMPLE_SEED, SAMPLE_WEIGHT};
 
-/// Whether an address is left out; none is not.
+/// Whether an address is left out, and so is none.
 #[inline(always)]
 pub fn leaves_out(address: u64) -> bool {
     SAMPLE_WEIGHT.load() > 1
-        && address != 0
-        && (mix(SAMPLE_SEED.load(), address) >> 32) as u32 > SAMPLE_BELOW.load()
+        && (address == 0 || (mix(SAMPLE_SEED.load(), address) >> 32) as u32 > SAMPLE_BELOW.load())
 }
 
 /// How many objects a recorded one stands for.

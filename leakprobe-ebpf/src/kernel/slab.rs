@@ -50,8 +50,8 @@ fn kmalloced<C: EbpfContext>(
     size: u64,
     flags: u64,
 ) -> i32 {
-    let Some(books) = Books::begin(Program::Kmalloc) else { return 0 };
-    if is_of_interest(books, address, true, || requested) {
+    let Some(books) = Books::begin_for(address, Program::Kmalloc) else { return 0 };
+    if is_of_interest(books, address, || requested) {
         let cache = cache::of_kmalloc(address, size, flags);
         let weight = sample::weight();
         let kind = MemoryKind::Slab;
@@ -65,8 +65,8 @@ fn kmalloced<C: EbpfContext>(
 #[inline(always)]
 pub fn cache_alloc(ctx: &RawTracePointContext) -> i32 {
     let (call_site, address, cache) = (argument(ctx, 0), argument(ctx, 1), CacheKey(argument(ctx, 2)));
-    let Some(books) = Books::begin(Program::Cache) else { return 0 };
-    if is_of_interest(books, address, true, || u64::from(cache::object_size(cache))) {
+    let Some(books) = Books::begin_for(address, Program::Cache) else { return 0 };
+    if is_of_interest(books, address, || u64::from(cache::object_size(cache))) {
         cached(ctx, books, cache, call_site, address, u64::from(cache::size(cache)));
     }
     0
@@ -77,8 +77,8 @@ pub fn cache_alloc(ctx: &RawTracePointContext) -> i32 {
 pub fn cache_alloc_sized(ctx: &RawTracePointContext) -> i32 {
     let (call_site, address) = (argument(ctx, 0), argument(ctx, 1));
     let (requested, size) = (argument(ctx, 2), argument(ctx, 3));
-    let Some(books) = Books::begin(Program::Cache) else { return 0 };
-    if is_of_interest(books, address, true, || requested) {
+    let Some(books) = Books::begin_for(address, Program::Cache) else { return 0 };
+    if is_of_interest(books, address, || requested) {
         cached(ctx, books, cache::of_sized(address, size), call_site, address, size);
     }
     0
@@ -89,8 +89,8 @@ pub fn cache_alloc_sized(ctx: &RawTracePointContext) -> i32 {
 pub fn cache_alloc_classic(ctx: &TracePointContext) -> u32 {
     let (call_site, address) = (field(ctx, CALL_SITE_AT), field(ctx, POINTER_AT));
     let (requested, size) = (field(ctx, CACHE_REQUESTED_AT.load()), field(ctx, CACHE_ALLOCATED_AT.load()));
-    let Some(books) = Books::begin(Program::Cache) else { return 0 };
-    if !is_of_interest(books, address, true, || requested) {
+    let Some(books) = Books::begin_for(address, Program::Cache) else { return 0 };
+    if !is_of_interest(books, address, || requested) {
         return 0;
     }
     let cache = CacheKey::of(CacheKind::Unnamed, size);
@@ -142,8 +142,9 @@ fn cached<C: EbpfContext>(ctx: &C, books: Books, cache: CacheKey, call_site: u64
 /// `kfree(call_site, ptr)`, `kmem_cache_free(call_site, ptr, ...)`
 #[inline(always)]
 pub fn free(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i32 {
-    if let Some(books) = Books::begin(program) {
-        object::free_first(books, point, argument(ctx, 1));
+    let address = argument(ctx, 1);
+    if let Some(books) = Books::begin_for(address, program) {
+        object::free_first(books, point, address);
     }
     0
 }
@@ -151,8 +152,9 @@ pub fn free(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i
 /// The same tracepoints, after [`free`].
 #[inline(always)]
 pub fn free_again(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i32 {
-    if let Some(books) = Books::begin(program) {
-        object::free_second(books, point, argument(ctx, 1));
+    let address = argument(ctx, 1);
+    if let Some(books) = Books::begin_for(address, program) {
+        object::free_second(books, point, address);
     }
     0
 }
@@ -161,8 +163,9 @@ pub fn free_again(ctx: &RawTracePointContext, program: Program, point: FreePoint
 #[inline(always)]
 pub fn free_classic(ctx: &TracePointContext) -> u32 {
     // Both tracepoints' programs: the kernel runs no two classic ones at a time on a CPU.
-    if let Some(books) = Books::begin(Program::Kfree) {
-        object::free(books, MemoryKind::Slab, field(ctx, POINTER_AT));
+    let address = field(ctx, POINTER_AT);
+    if let Some(books) = Books::begin_for(address, Program::Kfree) {
+        object::free(books, MemoryKind::Slab, address);
     }
     0
 }
@@ -188,8 +191,8 @@ pub fn percpu_alloc_classic(ctx: &TracePointContext) -> u32 {
 
 #[inline(always)]
 fn percpu<C: EbpfContext>(ctx: &C, call_site: u64, bytes: u64, address: u64) -> i32 {
-    let Some(books) = Books::begin(Program::PerCpu) else { return 0 };
-    if is_of_interest(books, address, true, || bytes) {
+    let Some(books) = Books::begin_for(address, Program::PerCpu) else { return 0 };
+    if is_of_interest(books, address, || bytes) {
         let cache = CacheKey::of(CacheKind::PerCpu, 0);
         let size = bytes.wrapping_mul(CPUS.load());
         let (kind, weight) = (MemoryKind::PerCpu, sample::weight());
@@ -202,8 +205,9 @@ fn percpu<C: EbpfContext>(ctx: &C, call_site: u64, bytes: u64, address: u64) -> 
 /// `percpu_free_percpu(base_addr, off, ptr)`
 #[inline(always)]
 pub fn percpu_free(ctx: &RawTracePointContext) -> i32 {
-    if let Some(books) = Books::begin(Program::PerCpuFree) {
-        object::free(books, MemoryKind::PerCpu, argument(ctx, 2));
+    let address = argument(ctx, 2);
+    if let Some(books) = Books::begin_for(address, Program::PerCpuFree) {
+        object::free(books, MemoryKind::PerCpu, address);
     }
     0
 }
@@ -211,8 +215,9 @@ pub fn percpu_free(ctx: &RawTracePointContext) -> i32 {
 /// From the tracepoint's record.
 #[inline(always)]
 pub fn percpu_free_classic(ctx: &TracePointContext) -> u32 {
-    if let Some(books) = Books::begin(Program::PerCpuFree) {
-        object::free(books, MemoryKind::PerCpu, field(ctx, PERCPU_FREED_AT.load()));
+    let address = field(ctx, PERCPU_FREED_AT.load());
+    if let Some(books) = Books::begin_for(address, Program::PerCpuFree) {
+        object::free(books, MemoryKind::PerCpu, address);
     }
     0
 }

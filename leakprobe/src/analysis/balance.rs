@@ -142,14 +142,13 @@ pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting) -
     let get = |counter| snapshot.counters.get(counter);
     let kept = |counter: Counter| entry(counter.key(), get(counter), false);
     let lost = |counter: Counter| entry(counter.key(), get(counter), true);
-    // Programs count what is not in the sample by its outcome alone.
+    // Of what is not in the sample, nothing is counted.
     let mut allocations = Account {
-        hits: get(Counter::AllocationsEntered) + get(Counter::Unsampled),
+        hits: get(Counter::AllocationsEntered),
         outcomes: vec![
             kept(Counter::Recorded),
             kept(Counter::Failed),
             kept(Counter::Own),
-            kept(Counter::Unsampled),
             kept(Counter::Filtered),
             kept(Counter::CacheFiltered),
             lost(Counter::BlockMapFull),
@@ -160,11 +159,10 @@ pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting) -
         in_flight: 0,
     };
     let mut frees = Account {
-        hits: get(Counter::FreesEntered) + get(Counter::FreeUnsampled),
+        hits: get(Counter::FreesEntered),
         outcomes: vec![
             kept(Counter::Freed),
             kept(Counter::FreeNull),
-            kept(Counter::FreeUnsampled),
             kept(Counter::FreeUnknown),
             lost(Counter::FreeBulkCut),
         ],
@@ -261,19 +259,17 @@ mod tests {
     fn the_kernels_books_balance_by_counters_of_their_own() {
         let mut snapshot = Snapshot::of_standing(0, 0);
         let counters = &mut snapshot.counters.0;
-        // 20 allocations: 3 of leakprobe's, 5 not in the sample, 2 lost, 10 recorded, of which one was closed because its
-        // address came again; 6 frees, 1 of them unknown and 1 not in the sample.
+        // 15 allocations: 3 of leakprobe's, 2 lost, 10 recorded, of which one was closed because its
+        // address came again; 5 frees, 1 of them unknown.
         for (counter, value) in [
             (Counter::AllocationsEntered, 15),
             (Counter::Own, 3),
-            (Counter::Unsampled, 5),
             (Counter::BlockMapFull, 2),
             (Counter::Recorded, 10),
             (Counter::MissedFree, 1),
             (Counter::FreesEntered, 5),
             (Counter::Freed, 4),
             (Counter::FreeUnknown, 1),
-            (Counter::FreeUnsampled, 1),
         ] {
             counters[counter as usize] = value;
         }

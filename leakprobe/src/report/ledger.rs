@@ -159,7 +159,6 @@ fn words(name: &str) -> Option<Words> {
             "a few are harmless; --sample makes them fewer",
         ),
         "frees_entered" => plain("frees"),
-        "free_unsampled" => plain("not sampled"),
         "free_bulk_cut" => loss(
             "lost (bulk call cut)",
             "free",

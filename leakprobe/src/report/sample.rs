@@ -505,8 +505,8 @@ fn kernel_ledger() -> Ledger {
         let kept = of.iter().map(|&(name, count)| entry(name, count, false));
         kept.chain(lost.iter().map(|name| entry(name, 0, true))).collect::<Vec<_>>()
     };
-    let allocations = [("recorded", 1_204_311), ("failed", 2), ("own", 4_410), ("unsampled", 0)];
-    let frees = [("freed", 983_755), ("free_null", 12), ("free_unsampled", 0), ("free_unknown", 4_871)];
+    let allocations = [("recorded", 1_204_311), ("failed", 2), ("own", 4_410)];
+    let frees = [("freed", 983_755), ("free_null", 12), ("free_unknown", 4_871)];
     let records = [("outstanding", 71_450), ("freed", 983_755), ("missed_free", 150_320)];
     let lost = ["block_map_full", "block_map_refused", "scratch_busy", "bulk_cut"];
     let remarks = [("stack_truncated", 0), ("pages_split", 1_214)];

@@ -80,7 +80,9 @@ fn pair(name: &str, options: Option<&[&str]>, victim: &mut Victim) -> anyhow::Re
     let cost = repeated(victim)?;
     let report = profiler.stop()?.json;
     let hits = report["ledger"]["allocations"]["hits"].as_u64().unwrap_or(0);
-    let truth = if options.contains(&"floor") { 0 } else { REPEATS * PAIRS + PAIRS / 10 };
+    // The same address again and again, which is in a sample or is not.
+    let blind = options.contains(&"floor") || options.contains(&"--sample");
+    let truth = if blind { 0 } else { REPEATS * PAIRS + PAIRS / 10 };
     ensure!(hits >= truth, "failed to measure {name}: it saw {hits} allocations of at least {truth}");
     Ok(cost)
 }
@@ -142,10 +144,12 @@ pub fn measure_load(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
                 .find(|outcome| outcome["name"] == name)
                 .and_then(|outcome| outcome["count"].as_u64())
         };
-        let (recorded, unsampled) = (count("recorded").unwrap_or(0), count("unsampled").unwrap_or(0));
-        table.row(
-            "a report with --sample 512 says: recorded, not sampled",
-            format!("{recorded}, {unsampled}"),
+        let recorded = count("recorded").unwrap_or(0);
+        table.row("recorded in a report with --sample 512", recorded.to_string());
+        let said = said.and_then(|warning| warning["text"].as_str()).unwrap_or_default();
+        println!(
+            "it says: {said}
+"
         );
     }
     Ok(())
@@ -153,5 +157,5 @@ pub fn measure_load(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
 
 /// Whether a report is of a machine that forked and sent.
 fn saw_load(report: &Value) -> bool {
-    report["ledger"]["allocations"]["hits"].as_u64().is_some_and(|hits| hits > 10_000)
+    report["ledger"]["allocations"]["hits"].as_u64().is_some_and(|hits| hits > 100)
 }

@@ -87,7 +87,6 @@ all counters (! marks the lost)
     recorded                   1,204,311
     failed                             2
     own                            4,410
-    unsampled                          0
     block_map_full                     0
     block_map_refused                  0
     scratch_busy                       0
@@ -96,7 +95,6 @@ all counters (! marks the lost)
   frees                          988,638
     freed                        983,755
     free_null                         12
-    free_unsampled                     0
     free_unknown                   4,871
     free_bulk_cut                      0
     in_flight                          0

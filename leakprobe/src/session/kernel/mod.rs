@@ -278,7 +278,8 @@ fn limits_of(options: &Options, shape: &Shape, probes: &KernelProbes) -> Vec<War
         limit(
             "sampled",
             format!(
-                "one address in {} is recorded: counts and bytes are scaled up, and those of few objects are rough{pages}",
+                "one address in {} is recorded: counts and bytes are scaled up, and those of few objects are rough; the ledger is of the sample \
+                 alone{pages}",
                 options.kernel.one_in
             ),
         );
