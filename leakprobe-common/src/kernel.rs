@@ -51,7 +51,8 @@ impl KernelKey {
     /// What kind of memory it is of.
     pub const fn kind(self) -> MemoryKind {
         match (self.0 >> 56) as u8 {
-            0x40 | 0xbf => MemoryKind::Pages,
+            // The address of a `struct page` by its size leaves some bits below.
+            0x40..=0x4f | 0xbf => MemoryKind::Pages,
             0x20 | 0xdf => MemoryKind::PerCpu,
             _ => MemoryKind::Slab,
         }
@@ -224,6 +225,7 @@ mod tests {
             assert_eq!(KernelKey::new(kind, 0xffff_8881_0004_2a00).kind(), kind);
         }
         assert_eq!(KernelKey::new(MemoryKind::Pages, 0x12_3456).kind(), MemoryKind::Pages);
+        assert_eq!(KernelKey::new(MemoryKind::Pages, 0xffff_ea00_0012_3440 / 64).kind(), MemoryKind::Pages);
         assert_eq!(KernelKey::new(MemoryKind::PerCpu, 0x3_f2a0).kind(), MemoryKind::PerCpu);
     }
 

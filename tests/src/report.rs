@@ -135,6 +135,7 @@ pub struct Site {
     pub live_blocks: u64,
     pub survivor_bytes: u64,
     pub survivor_blocks: u64,
+    #[serde(default)]
     pub growth_bytes_per_minute: f64,
     pub allocated_blocks: u64,
     pub freed_blocks: u64,

@@ -137,8 +137,8 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
     }
 }
 
-/// Arranges the counters of the kernel's programs.
-pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting) -> Ledger {
+/// Arranges the counters of the kernel's programs, of which one event in `one_in` is in the sample.
+pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting, one_in: u64) -> Ledger {
     let get = |counter| snapshot.counters.get(counter);
     let kept = |counter: Counter| entry(counter.key(), get(counter), false);
     let lost = |counter: Counter| entry(counter.key(), get(counter), true);
@@ -197,7 +197,7 @@ pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting) -
             kept(Counter::PagesSplit),
             lost(Counter::PagesSplitLost),
         ],
-        recursion_misses: skipped_frees_seen_again(own, get(Counter::FreeSeenAgain)),
+        recursion_misses: skipped_frees_seen_again(own, get(Counter::FreeSeenAgain).saturating_mul(one_in)),
     }
 }
 
@@ -274,13 +274,13 @@ mod tests {
             counters[counter as usize] = value;
         }
         snapshot.records = 5;
-        let books = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Stands);
+        let books = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Stands, 1);
         for account in [&books.allocations, &books.frees, &books.records] {
             assert_eq!(account.hits, sum(account), "{account:?}");
         }
         assert_eq!(books.lost(), 2, "a free that was not seen is no lost record");
         snapshot.records = 2;
-        let moving = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Runs);
+        let moving = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Runs, 1);
         assert_eq!(moving.records.outcomes[0].count, 5);
     }
 

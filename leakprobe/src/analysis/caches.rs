@@ -85,9 +85,18 @@ impl Support {
         let grown = u64::try_from(account.change).unwrap_or(0);
         Self {
             share: (grown as f64 / live_blocks as f64).min(1.0),
-            contradicted: live_blocks > account.slack && grown + account.slack < live_blocks / 2,
+            contradicted: live_blocks > account.slack
+                && (grown == 0 || grown + account.slack < live_blocks / 2),
         }
     }
+}
+
+/// By how many objects a cache has grown that were not traced, where that is most of its growth and more than the
+/// kernel's account may be off; `None` where the trace explains it.
+pub fn untraced_growth(live_blocks: u64, account: &Accounted) -> Option<u64> {
+    let grown = u64::try_from(account.change).ok()?;
+    let untraced = grown.saturating_sub(live_blocks);
+    (untraced > account.slack && untraced > grown / 2).then_some(untraced)
 }
 
 /// Orders sites by the surviving bytes that the kernel's account supports; those that it contradicts come last.
@@ -135,9 +144,20 @@ mod tests {
         assert!(of(10_000, 0) && of(10_000, -5_000) && of(10_000, 4_800));
         assert!(!of(10_000, 10_000) && !of(10_000, 5_000), "it grew by half of it");
         assert!(!of(90, -1_000), "no more than the account may be behind");
+        assert!(of(150, 0) && !of(150, 1), "more than it may be behind, and it did not grow at all");
         assert_eq!(Support::of(10_000, &account(2_500)).share, 0.25);
         assert_eq!(Support::of(10_000, &account(20_000)).share, 1.0);
         assert_eq!(Support::of(0, &account(-3)), Support::NOT_ASKED);
+    }
+
+    #[test]
+    fn growth_that_was_not_traced_is_told_of() {
+        let account = |change| Accounted { change, object_bytes: 100, slack: 100 };
+        assert_eq!(untraced_growth(0, &account(8_192)), Some(8_192));
+        assert_eq!(untraced_growth(1_000, &account(8_192)), Some(7_192));
+        assert_eq!(untraced_growth(5_000, &account(8_192)), None, "most of it was traced");
+        assert_eq!(untraced_growth(0, &account(90)), None, "no more than the account may be off");
+        assert_eq!(untraced_growth(0, &account(-5)), None);
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub(super) struct What {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "With --kernel")]
 pub(super) struct Kernel {
-    /// Record only caches of this name; can be given several times, and as a glob: 'kmalloc-*'
+    /// Record only caches of these names (several times, or with commas), or of a glob: 'kmalloc-*'
     ///
     /// Names are those of /proc/slabinfo. In a glob, * stands for any text and ? for one character.
     #[arg(long, global = true, value_name = "NAME", value_delimiter = ',')]

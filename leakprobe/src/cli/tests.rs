@@ -314,8 +314,8 @@ What to profile:
                    allocation on, with its arguments
 
 With --kernel:
-      --cache <NAME>  Record only caches of this name; can be given several
-                      times, and as a glob: 'kmalloc-*'
+      --cache <NAME>  Record only caches of these names (several times, or with
+                      commas), or of a glob: 'kmalloc-*'
       --pages         Record pages of the page allocator too, those that no slab
                       took
       --percpu        Record per-CPU memory too
@@ -390,9 +390,9 @@ What to profile:
 
 With --kernel:
       --cache <NAME>
-          Record only caches of this
-          name; can be given several
-          times, and as a glob:
+          Record only caches of these
+          names (several times, or with
+          commas), or of a glob:
           'kmalloc-*'
       --pages
           Record pages of the page
@@ -510,8 +510,8 @@ What to profile:
 
 With --kernel:
       --cache <NAME>
-          Record only caches of this name; can be given several times, and as a
-          glob: 'kmalloc-*'
+          Record only caches of these names (several times, or with commas), or
+          of a glob: 'kmalloc-*'
 
           Names are those of /proc/slabinfo. In a glob, * stands for any text
           and ? for one character.

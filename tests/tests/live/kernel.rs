@@ -59,6 +59,9 @@ const PHASES: [Phase; 7] = [
 /// Objects that are there beside those that were asked for: the watched eventfd, the folder, the first mapping.
 const BESIDE: u64 = 2;
 
+/// Objects by which /proc/slabinfo may be behind, of a small machine.
+const BEHIND: i64 = 1500;
+
 #[test]
 fn counts_by_cache_are_exact_and_nothing_is_left_after_the_end() {
     for phase in PHASES {
@@ -94,8 +97,17 @@ fn counts_by_cache_are_exact_and_nothing_is_left_after_the_end() {
             let is_excused = phase.frees_after_grace == Some(kind) && !unprobed.is_empty();
             let where_from = format!("{}: {kind:?} after the end{}", phase.name, digest(&report));
             if is_excused && left > 0 {
-                // Freed by a function that this kernel lets nobody probe: then slabinfo must have told.
-                assert!(of(&report, kind).all(|site| site.contradiction.is_some()), "{where_from}");
+                // Freed by a function that this kernel lets nobody probe: no more than /proc/slabinfo may be behind, or
+                // contradicted by it.
+                let is_few = |cache: &str| {
+                    let caches = &report.kernel.as_ref().expect("the kernel").caches;
+                    let change =
+                        caches.iter().find(|row| row.name == cache).and_then(|row| row.slabinfo_change);
+                    left.cast_signed() <= change.unwrap_or(0) + BEHIND
+                };
+                let is_told =
+                    of(&report, kind).all(|site| site.contradiction.is_some() || is_few(&site.allocator));
+                assert!(is_told, "{where_from}");
             } else {
                 assert_eq!(left, 0, "{where_from}");
             }
@@ -135,4 +147,22 @@ fn two_sessions_at_once_see_the_same() {
     }
     one.finish();
     other.finish();
+}
+
+#[test]
+fn a_leak_is_believed_beside_a_site_whose_frees_are_not_seen() {
+    const KEPT: u64 = 1000;
+    let contexts = Kind { cache: "kmalloc-", function: "^epoll_create|ep_alloc" };
+    let (mut victim, _folder) = kobjects::start();
+    let mut probe = Probe::attach_to_kernel(&ALL);
+    // On some kernels both are of one cache.
+    victim.run("timerfds 4000");
+    victim.run("release");
+    victim.run(&format!("epolls {KEPT}"));
+    let report = report_in_which(&mut probe, |report| made(report, contexts) == KEPT);
+    assert_eq!(made(&report, contexts), KEPT, "{}", digest(&report));
+    for site in of(&report, contexts) {
+        assert_eq!(site.contradiction, None, "{}", digest(&report));
+    }
+    probe.finish();
 }

@@ -21,7 +21,7 @@ fn refused(words: &[&str]) -> (Option<i32>, String) {
 fn a_cache_that_matches_nothing_is_answered_with_near_names() {
     let (code, text) = refused(&["--kernel", "--cache", "dentri"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("failed to find a cache that matches dentri"), "{text}");
+    assert!(text.contains("failed to find a cache that matches 'dentri'"), "{text}");
     assert!(text.contains("near names: dentry"), "{text}");
 }
 
@@ -166,7 +166,9 @@ fn pages_are_those_that_no_slab_took() {
     // Files and dentries take slabs meanwhile; their pages are objects already.
     victim.run("eventfds 4000");
     let report = probe.next_report();
-    for site in report.sites.iter().filter(|site| site.kind == "pages") {
+    let pages = || report.sites.iter().filter(|site| site.kind == "pages");
+    assert!(pages().count() > 0 && pages().all(|site| site.allocator == "pages"), "{}", report.digest());
+    for site in pages() {
         let names: Vec<&str> =
             site.stack.frames.iter().filter_map(|frame| frame.function.as_deref()).collect();
         assert!(!names.iter().any(|name| name.contains("slab_alloc") || name.contains("_slab")), "{names:?}");

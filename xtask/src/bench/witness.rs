@@ -53,7 +53,7 @@ pub fn measure(minutes: usize, table: &mut Table) -> anyhow::Result<()> {
     table.row("of a cache that is not shown, or of none", without_a_cache.to_string());
     let count = contradicted.len() as f64;
     table.barred(
-        "contradicted: it grew by less than half",
+        "contradicted: it grew by less than half of the site",
         count.to_string(),
         count,
         Bar::AtMost(0.0),
@@ -65,8 +65,8 @@ pub fn measure(minutes: usize, table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// By how many objects a site's cache grew, as traced and by /proc/slabinfo; `None` where it is not in the table.
+/// Objects that a site holds, and by how many its cache grew by /proc/slabinfo; `None` where it is not in the table.
 fn growth(site: &Value, caches: &[Value]) -> Option<(i64, i64)> {
     let cache = caches.iter().find(|cache| cache["name"] == site["allocator"])?;
-    Some((cache["live_objects"].as_i64()?, cache["slabinfo_change"].as_i64()?))
+    Some((site["live_blocks"].as_i64()?, cache["slabinfo_change"].as_i64()?))
 }

@@ -1,9 +1,6 @@
 //! The BPF object for the kernel's own memory: its maps made, its constants set, its programs ready to be loaded.
 
-use std::{
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Result, anyhow};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -98,9 +95,7 @@ impl KernelObject {
     /// As [`KernelObject::load`].
     pub fn load_for_function(&self, program: &str, function: u32, exit: bool) -> Result<OwnedFd> {
         let _limit = LockedMemory::unlimited();
-        let attach_type =
-            if exit { bpf_attach_type::BPF_TRACE_FEXIT } else { bpf_attach_type::BPF_TRACE_FENTRY };
-        self.relocated.load_for_function(program, attach_type as u32, function)
+        self.relocated.load_for_function(program, attach_type(exit), function)
     }
 
     /// Loads each program that a session with all options may need here, and attaches none.
@@ -123,11 +118,10 @@ impl KernelObject {
     /// Patched functions where the kernel can do that, else breakpoints; nothing where it has neither.
     fn try_bulk(&self, function: &Function, programs: BulkPrograms) -> Vec<Trial> {
         if let Some(type_id) = function.type_id {
-            let begun = Instant::now();
-            if let Ok(loaded) = self.load_for_function(programs.patched, type_id, programs.at_exit) {
-                let time: Duration = begun.elapsed();
-                drop(loaded);
-                return vec![Trial { name: programs.patched, outcome: Ok((None, time)) }];
+            let attach_type = attach_type(programs.at_exit);
+            let loaded = self.relocated.load_measured_for_function(programs.patched, attach_type, type_id);
+            if let Ok((_, cost)) = loaded {
+                return vec![Trial { name: programs.patched, outcome: Ok((cost.instructions, cost.time)) }];
             }
         }
         programs
@@ -139,6 +133,12 @@ impl KernelObject {
             })
             .collect()
     }
+}
+
+/// What a program at a function's entry, or its return, is loaded for.
+fn attach_type(exit: bool) -> u32 {
+    let attach_type = if exit { bpf_attach_type::BPF_TRACE_FEXIT } else { bpf_attach_type::BPF_TRACE_FENTRY };
+    attach_type as u32
 }
 
 /// Names of the programs for a function without a tracepoint.

@@ -67,6 +67,19 @@ impl Relocated {
         self.with(name, attach_type, 0, program::load_measured)
     }
 
+    /// As [`Relocated::load_for_function`], and says what it took.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_measured_for_function(
+        &self,
+        name: &str,
+        attach_type: u32,
+        function: u32,
+    ) -> Result<(OwnedFd, Cost)> {
+        self.with(name, attach_type, function, program::load_measured)
+    }
+
     fn with<T>(
         &self,
         name: &str,

@@ -121,7 +121,7 @@ fn cells(cache: &CacheRow) -> Cells {
 
 fn untraced(cache: &CacheRow) -> String {
     if cache.untraced_frees == 0 {
-        "none".to_owned()
+        "none seen".to_owned()
     } else if cache.untraced_free_share < UNTRACED {
         "<0.1%".to_owned()
     } else {

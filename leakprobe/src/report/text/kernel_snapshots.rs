@@ -53,13 +53,13 @@ fn a_name_made_of_a_size_is_not_cut() {
 #[test]
 fn a_table_that_is_too_wide_by_a_column() {
     insta::assert_snapshot!(paragraph(&sample::kernel(), 79, "  cache "), @r"
-  cache        traced    traced     traced  slabinfo  slabinfo     frees
-                 live     bytes    per min   per min   objects  untraced
-  pages         3,072  12.0 MiB  +2.40 MiB         -         -      none
-! maple_node   31,204  7.62 MiB  +1.52 MiB    -819 B       -16     85.0%
-  kmalloc-256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712     <0.1%
-  dentry        9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240      none
-  per-CPU          96  24.0 KiB  +4.80 KiB         -         -      none
+  cache        traced    traced     traced  slabinfo  slabinfo      frees
+                 live     bytes    per min   per min   objects   untraced
+  pages         3,072  12.0 MiB  +2.40 MiB         -         -  none seen
+! maple_node   31,204  7.62 MiB  +1.52 MiB    -819 B       -16      85.0%
+  kmalloc-256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712      <0.1%
+  dentry        9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240  none seen
+  per-CPU          96  24.0 KiB  +4.80 KiB         -         -  none seen
   ... 57 caches more (--top)
 ! by /proc/slabinfo the cache did not grow by most of what was traced as live
   3.20 MiB in 410 blocks of pages are left out: slabs took them, and their
@@ -138,7 +138,7 @@ kernel 6.1.0-56-amd64
 
   pages: 3,072 traced live, 12.0 MiB,
       +2.40 MiB/min;
-      frees untraced: none
+      frees untraced: none seen
 ! maple_node: 256-byte objects,
       31,204 traced live, 7.62 MiB,
       +1.52 MiB/min; by slabinfo -16,
@@ -151,10 +151,11 @@ kernel 6.1.0-56-amd64
   dentry: 192-byte objects,
       9,112 traced live, 1.67 MiB,
       +342 KiB/min; by slabinfo +9,240,
-      +347 KiB/min; frees untraced: none
+      +347 KiB/min;
+      frees untraced: none seen
   per-CPU: 96 traced live, 24.0 KiB,
       +4.80 KiB/min;
-      frees untraced: none
+      frees untraced: none seen
   ... 57 caches more (--top)
 ! by /proc/slabinfo the cache did not
   grow by most of what was traced as
@@ -288,13 +289,13 @@ kernel 6.1.0-56-amd64
   PageTables 9.00 MiB (-64.0 KiB)  Percpu 1.57 MiB (unchanged)
   VmallocUsed 28.0 MiB (unchanged)
 
-  cache        object  traced    traced     traced  slabinfo  slabinfo     frees
-                bytes    live     bytes    per min   per min   objects  untraced
-  pages             -   3,072  12.0 MiB  +2.40 MiB         -         -      none
-! maple_node      256  31,204  7.62 MiB  +1.52 MiB    -819 B       -16     85.0%
-  kmalloc-256     256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712     <0.1%
-  dentry          192   9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240      none
-  per-CPU           -      96  24.0 KiB  +4.80 KiB         -         -      none
+  cache        traced    traced     traced  slabinfo  slabinfo      frees
+                 live     bytes    per min   per min   objects   untraced
+  pages         3,072  12.0 MiB  +2.40 MiB         -         -  none seen
+! maple_node   31,204  7.62 MiB  +1.52 MiB    -819 B       -16      85.0%
+  kmalloc-256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712      <0.1%
+  dentry        9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240  none seen
+  per-CPU          96  24.0 KiB  +4.80 KiB         -         -  none seen
   ... 57 caches more (--top)
 ! by /proc/slabinfo the cache did not grow by most of what was traced as live
   3.20 MiB in 410 blocks of pages are left out: slabs took them, and their
@@ -381,13 +382,13 @@ kernel 6.1.0-56-amd64
   KernelStack 4.00 MiB (unchanged)  PageTables 9.00 MiB (-64.0 KiB)  Percpu 1.57 MiB (unchanged)
   VmallocUsed 28.0 MiB (unchanged)
 
-  cache        object  traced    traced     traced  slabinfo  slabinfo     frees
-                bytes    live     bytes    per min   per min   objects  untraced
-  pages             -   3,072  12.0 MiB  +2.40 MiB         -         -      none
-! maple_node      256  31,204  7.62 MiB  +1.52 MiB    -819 B       -16     85.0%
-  kmalloc-256     256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712     <0.1%
-  dentry          192   9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240      none
-  per-CPU           -      96  24.0 KiB  +4.80 KiB         -         -      none
+  cache        object  traced    traced     traced  slabinfo  slabinfo      frees
+                bytes    live     bytes    per min   per min   objects   untraced
+  pages             -   3,072  12.0 MiB  +2.40 MiB         -         -  none seen
+! maple_node      256  31,204  7.62 MiB  +1.52 MiB    -819 B       -16      85.0%
+  kmalloc-256     256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712      <0.1%
+  dentry          192   9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240  none seen
+  per-CPU           -      96  24.0 KiB  +4.80 KiB         -         -  none seen
   ... 57 caches more (--top)
 ! by /proc/slabinfo the cache did not grow by most of what was traced as live
   3.20 MiB in 410 blocks of pages are left out: slabs took them, and their objects are counted
@@ -466,13 +467,13 @@ kernel 6.1.0-56-amd64
   KernelStack 4.00 MiB (unchanged)  PageTables 9.00 MiB (-64.0 KiB)  Percpu 1.57 MiB (unchanged)
   VmallocUsed 28.0 MiB (unchanged)
 
-  cache        object  traced    traced     traced  slabinfo  slabinfo     frees
-                bytes    live     bytes    per min   per min   objects  untraced
-  pages             -   3,072  12.0 MiB  +2.40 MiB         -         -      none
-! maple_node      256  31,204  7.62 MiB  +1.52 MiB    -819 B       -16     85.0%
-  kmalloc-256     256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712     <0.1%
-  dentry          192   9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240      none
-  per-CPU           -      96  24.0 KiB  +4.80 KiB         -         -      none
+  cache        object  traced    traced     traced  slabinfo  slabinfo      frees
+                bytes    live     bytes    per min   per min   objects   untraced
+  pages             -   3,072  12.0 MiB  +2.40 MiB         -         -  none seen
+! maple_node      256  31,204  7.62 MiB  +1.52 MiB    -819 B       -16      85.0%
+  kmalloc-256     256  19,740  4.82 MiB   +987 KiB  +986 KiB   +19,712      <0.1%
+  dentry          192   9,112  1.67 MiB   +342 KiB  +347 KiB    +9,240  none seen
+  per-CPU           -      96  24.0 KiB  +4.80 KiB         -         -  none seen
   ... 57 caches more (--top)
 ! by /proc/slabinfo the cache did not grow by most of what was traced as live
   3.20 MiB in 410 blocks of pages are left out: slabs took them, and their objects are counted
@@ -549,7 +550,7 @@ kernel \x1b]0;owned\x07\x1b[2J\ngpj.\u{202e}exe\u{200b}
   SReclaimable unknown
 
   \x1b]0;owned\x07…02e}exe\u{200b}: 3,072 traced live, 12.0 MiB, +2.40 MiB/min;
-      frees untraced: none
+      frees untraced: none seen
 ! xxxxxxxxxxxxxxxx…xxxxxxxxxxxxxxx: 256-byte objects, 31,204 traced live,
       7.62 MiB, +1.52 MiB/min; by slabinfo -16, -819 B/min;
       frees untraced: 85.0%

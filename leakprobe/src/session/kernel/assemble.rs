@@ -1,6 +1,10 @@
 //! One report: drained, compared with the kernel's own account, named.
 
-use std::{collections::HashMap, thread, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Result;
 use leakprobe_common::{CacheKey, CacheKind, KernelStack, MemoryKind, Site, StackEnd};
@@ -19,7 +23,7 @@ use crate::{
     probe::{features::release, kernel::attach::How},
     report::model::{
         CacheRow, Gauge, Kernel, Maker, MemoryRow, ProbedFunction, Report, SCHEMA_VERSION, SiteKind, SiteRow,
-        SlabPages, StackQuality, StackRow,
+        SlabPages, StackQuality, StackRow, Warning,
     },
     session::{
         assemble::{Occasion, totals},
@@ -35,6 +39,18 @@ const MAKERS: usize = 8;
 /// Programs that still run when the probes are out end within this time each: it is asked until nothing changes.
 const SETTLING: Duration = Duration::from_millis(5);
 const MOST_SETTLING: usize = 100;
+
+/// What is said of the caches.
+struct CacheRows {
+    /// Those that are shown.
+    rows: Vec<CacheRow>,
+    /// How many there are to be shown.
+    live: u64,
+    /// Names of those that /proc/slabinfo contradicts.
+    contradicted: Vec<String>,
+    /// What is to be said of those that grew untraced.
+    untraced: Option<Warning>,
+}
 
 impl KernelSession {
     /// Drains the maps, and writes a report.
@@ -55,18 +71,30 @@ impl KernelSession {
         };
         self.caches.refresh(&mut self.maps)?;
         if counting == Counting::Runs {
-            self.own.recursion_misses = self.recursion_misses();
+            self.own.recursion_misses = self.probes.recursion_misses();
         }
-        let ledger = balance::kernel_ledger(&snapshot, &self.own, counting);
+        let one_in = u64::from(self.options.kernel.one_in);
+        let ledger = balance::kernel_ledger(&snapshot, &self.own, counting, one_in);
         snapshot.settle(&HashMap::new());
         self.learn_origins(&snapshot);
         let slab_pages = self.leave_out_slab_pages(&mut snapshot);
         let minutes = elapsed.as_secs_f64() / 60.0;
-        let (cache_rows, live_caches, supports) = self.cache_rows(&snapshot.sites, minutes);
+        let CacheRows { rows: cache_rows, live: live_caches, contradicted, untraced } =
+            self.cache_rows(&snapshot.sites, minutes);
+        let contradicted: HashSet<String> = contradicted.into_iter().collect();
+        let misses_frees: HashSet<u64> =
+            snapshot.sites.iter().filter(|(_, site)| site.missed_frees > 0).map(|(&id, _)| id).collect();
         let analysis = self.analyst.next(snapshot);
+        // Each site by itself, since another one of its cache may be what is freed unseen; but by its whole cache where
+        // frees of its own were missed.
         let support = |site: &RankedSite| {
             let name = self.origins.get(&site.key.stack).map(|origin| self.caches.name(origin.cache));
-            name.and_then(|name| supports.get(&name).copied()).unwrap_or(Support::NOT_ASKED)
+            let account = name.as_ref().and_then(|name| self.caches.account(name));
+            let mut support =
+                account.map_or(Support::NOT_ASKED, |account| Support::of(site.live_blocks, &account));
+            let is_cache_contradicted = name.is_some_and(|name| contradicted.contains(&name));
+            support.contradicted |= is_cache_contradicted && misses_frees.contains(&site.key.stack);
+            support
         };
         let sums = totals(&analysis);
         let with_survivors = analysis.sites.len() as u64;
@@ -78,6 +106,7 @@ impl KernelSession {
             .map(|((site, support), rank)| self.row(&site, support, rank, &makers));
         let sites = sites.collect();
         let mut warnings = ledger.losses();
+        warnings.extend(untraced);
         warnings.extend(self.notes.iter().cloned());
         self.reports += 1;
         let since_last = now.saturating_sub(self.last_report_ns);
@@ -168,31 +197,43 @@ impl KernelSession {
         left_out
     }
 
-    /// The table of caches, how many have live objects, and what the kernel's own account says of each by its name.
-    fn cache_rows(
-        &self,
-        sites: &HashMap<u64, Site>,
-        minutes: f64,
-    ) -> (Vec<CacheRow>, u64, HashMap<String, Support>) {
+    /// The table of caches.
+    fn cache_rows(&self, sites: &HashMap<u64, Site>, minutes: f64) -> CacheRows {
         let named = sites.iter().filter_map(|(id, site)| {
             let origin = self.origins.get(id)?;
             Some((self.caches.name(origin.cache), site))
         });
-        let by_name = caches::by_name(named);
-        let mut supports = HashMap::new();
-        let mut rows: Vec<CacheRow> = Vec::new();
-        for (name, traced) in &by_name {
-            let account = self.caches.account(name);
-            let support =
-                account.map_or(Support::NOT_ASKED, |account| Support::of(traced.live_blocks, &account));
-            supports.insert(name.clone(), support);
-            rows.push(self.cache_row(name, traced, support, minutes));
+        let mut by_name = caches::by_name(named);
+        // Objects of other sizes are in the same caches.
+        let compares = self.options.min_size.is_none() && self.options.max_size.is_none();
+        let mut untraced: Vec<(u64, String)> = Vec::new();
+        for name in self.caches.wanted().filter(|_| compares) {
+            let Some(account) = self.caches.account(name) else { continue };
+            let live = by_name.get(name).map_or(0, |traced| traced.live_blocks);
+            if let Some(objects) = caches::untraced_growth(live, &account) {
+                untraced.push((objects * account.object_bytes, format!("{name} by {objects}")));
+                by_name.entry(name.clone()).or_default();
+            }
         }
-        let live = rows.iter().filter(|row| row.live_objects > 0).count() as u64;
-        rows.retain(|row| row.live_objects > 0);
-        rows.sort_by(|a, b| b.live_bytes.cmp(&a.live_bytes).then_with(|| a.name.cmp(&b.name)));
+        let account = |name: &str| self.caches.account(name);
+        let mut rows: Vec<CacheRow> = by_name
+            .iter()
+            .map(|(name, traced)| {
+                let support = account(name)
+                    .map_or(Support::NOT_ASKED, |account| Support::of(traced.live_blocks, &account));
+                self.cache_row(name, traced, support, minutes)
+            })
+            .collect();
+        let grown = |row: &CacheRow| {
+            let change = u64::try_from(row.slabinfo_change.unwrap_or(0)).unwrap_or(0);
+            row.live_bytes.max(change.saturating_mul(row.object_bytes.unwrap_or(0)))
+        };
+        rows.retain(|row| row.live_objects > 0 || grown(row) > 0);
+        let live = rows.len() as u64;
+        let contradicted = rows.iter().filter(|row| row.contradicted).map(|row| row.name.clone()).collect();
+        rows.sort_by(|a, b| grown(b).cmp(&grown(a)).then_with(|| a.name.cmp(&b.name)));
         rows.truncate(self.options.top);
-        (rows, live, supports)
+        CacheRows { rows, live, contradicted, untraced: untraced_growth(untraced) }
     }
 
     fn cache_row(&self, name: &str, traced: &Traced, support: Support, minutes: f64) -> CacheRow {
@@ -297,6 +338,25 @@ impl KernelSession {
         };
         StackRow { id, quality, frames: self.symbolizer.stack(addresses(&stack)) }
     }
+}
+
+/// Caches that are named in a warning.
+const NAMED: usize = 4;
+
+/// What is to be said of caches that grew by objects that no tracepoint told of: bytes, and name with objects.
+fn untraced_growth(mut caches: Vec<(u64, String)>) -> Option<Warning> {
+    caches.sort_by(|a, b| b.cmp(a));
+    let names: Vec<&str> = caches.iter().take(NAMED).map(|(_, name)| name.as_str()).collect();
+    let more = caches.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(", and {more} caches more") } else { String::new() };
+    (!names.is_empty()).then(|| Warning {
+        kind: "allocations_untraced".to_owned(),
+        text: format!(
+            "by /proc/slabinfo these caches grew by objects that were not traced: {}{more}; they were allocated in bulk or \
+             before the probes were in place, and no site below is theirs",
+            names.join(", ")
+        ),
+    })
 }
 
 fn addresses(stack: &KernelStack) -> &[u64] {

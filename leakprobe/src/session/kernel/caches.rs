@@ -111,6 +111,13 @@ impl Caches {
         self.met.keys().copied()
     }
 
+    /// Names of the caches that are recorded.
+    pub fn wanted(&self) -> impl Iterator<Item = &String> {
+        self.now.keys().filter(|name| {
+            self.patterns.is_empty() || self.patterns.iter().any(|wanted| pattern::matches(wanted, name))
+        })
+    }
+
     /// The kernel's own row of a cache; `None` where it has none.
     pub fn row(&self, name: &str) -> Option<Row> {
         self.now.get(name).copied()
@@ -146,12 +153,12 @@ fn nothing_matches(wanted: &str, slabs: &BTreeMap<String, Row>) -> String {
     };
     if slabs.is_empty() {
         return format!(
-            "failed to find the cache {shown}: /proc/slabinfo lists none here; leave out --cache, and use --min-size and \
+            "failed to find the cache '{shown}': /proc/slabinfo lists none here; leave out --cache, and use --min-size and \
              --max-size"
         );
     }
     format!(
-        "failed to find a cache that matches {shown} among the {} of /proc/slabinfo: {near} (a cache that was merged \
+        "failed to find a cache that matches '{shown}' among the {} of /proc/slabinfo: {near} (a cache that was merged \
          with another one has that one's name)",
         slabs.len()
     )
@@ -169,7 +176,7 @@ mod tests {
         );
         let text = nothing_matches("dentri", &slabs);
         assert!(
-            text.contains("matches dentri among the 2 of /proc/slabinfo: near names: dentry ("),
+            text.contains("matches 'dentri' among the 2 of /proc/slabinfo: near names: dentry ("),
             "{text}"
         );
         assert!(nothing_matches("zzzzzzz", &slabs).contains("no name is near it"));

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// From this sample on, programs run for so short that the kernel skips too few runs to be worth a second program.
-const FEW_SAMPLED: u32 = 16;
+const FEW_SAMPLED: u32 = 64;
 
 /// A running session.
 pub struct KernelSession {
@@ -148,19 +148,12 @@ impl KernelSession {
         Ok(())
     }
 
-    /// Runs that the kernel skipped, by program: of events in the sample, as far as that can be told.
-    fn recursion_misses(&self) -> Vec<(String, u64)> {
-        let one_in = u64::from(self.options.kernel.one_in);
-        let misses = self.probes.recursion_misses().into_iter();
-        misses.map(|(name, count)| (name, count.div_ceil(one_in))).collect()
-    }
-
     /// Ends the recording; see [`super::Session::stop`].
     fn stop(&mut self) -> Result<()> {
         self.maps.close()?;
         self.stopped_ns = Some(clock::monotonic_ns());
         self.probes.detach();
-        self.own.recursion_misses = self.recursion_misses();
+        self.own.recursion_misses = self.probes.recursion_misses();
         Ok(())
     }
 }
@@ -284,13 +277,18 @@ fn limits_of(options: &Options, shape: &Shape, probes: &KernelProbes) -> Vec<War
             ),
         );
     }
+    if !options.kernel.caches.is_empty() {
+        let names = options.kernel.caches.join(", ");
+        limit("filtered", format!("only caches that match {names} are recorded (--cache)"));
+    }
     if !probes.unprobed.is_empty() && options.placement != Placement::Floor {
         limit(
             "frees_untraced",
             format!(
                 "this kernel has neither kprobes nor patched functions, so {} cannot be probed: objects that are freed \
-                 in bulk or after a grace period look live until their address is handed out again; the column \
-                 \"frees untraced\" says in which caches that was seen, and /proc/slabinfo is compared with all",
+                 in bulk or after a grace period look live until their address is handed out again, and those that are \
+                 allocated in bulk are not recorded; the column \"frees untraced\" says in which caches the former was \
+                 seen, and /proc/slabinfo is compared with all",
                 probes.unprobed.join(", ")
             ),
         );
