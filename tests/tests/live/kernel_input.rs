@@ -83,9 +83,6 @@ fn a_sample_estimates_what_there_is() {
     assert_eq!(made(&report, CONTEXT) % 8, 0, "each stands for 8");
     assert_eq!(report.kernel.as_ref().map(|kernel| kernel.sampled_one_in), Some(8));
     assert!(report.warnings.iter().any(|warning| warning.kind == "sampled"), "{:?}", report.warnings);
-    // Each eventfd takes three objects at least; of so many, one in 8 is recorded.
-    let recorded = report.ledger.count("recorded");
-    assert!(recorded < 3 * COUNT / 2, "{:?}", report.ledger);
     victim.run("release");
     let gone = report_in_which(&mut probe, |report| made(report, CONTEXT) == 0);
     assert_eq!(made(&gone, CONTEXT), 0, "{}", digest(&gone));
