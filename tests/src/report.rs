@@ -242,6 +242,11 @@ impl Ledger {
         outcomes.chain(&self.remarks).find(|entry| entry.name == name).map_or(0, |entry| entry.count)
     }
 
+    /// Runs of programs that the kernel skipped.
+    pub fn skipped(&self) -> u64 {
+        self.recursion_misses.iter().map(|entry| entry.count).sum()
+    }
+
     /// Everything that should have been recorded and was not.
     pub fn lost(&self) -> u64 {
         let outcomes = self.accounts().flat_map(|(_, account)| &account.outcomes);
