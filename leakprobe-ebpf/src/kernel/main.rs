@@ -109,8 +109,13 @@ fn cache_alloc_classic(ctx: TracePointContext) -> u32 {
 }
 
 #[tracepoint]
-fn slab_free_classic(ctx: TracePointContext) -> u32 {
-    slab::free_classic(&ctx)
+fn kfree_classic(ctx: TracePointContext) -> u32 {
+    slab::free_classic(&ctx, Program::Kfree, FreePoint::Kfree)
+}
+
+#[tracepoint]
+fn cache_free_classic(ctx: TracePointContext) -> u32 {
+    slab::free_classic(&ctx, Program::CacheFree, FreePoint::CacheFree)
 }
 
 #[tracepoint]

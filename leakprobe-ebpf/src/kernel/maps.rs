@@ -154,18 +154,9 @@ pub struct Scratch {
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(BUILDERS, 0);
 
-/// How often the two programs of a tracepoint of frees have run.
-#[repr(C)]
-pub struct Runs {
-    /// The first one.
-    pub first: u64,
-    /// What that was when the second one ran last.
-    pub seen: u64,
-}
-
-/// By `FreePoint`.
+/// By `FreePoint`: the address that the tracepoint's first program has dealt with last; 0 while it runs.
 #[map]
-pub static RUNS: PerCpuArray<Runs> = PerCpuArray::with_max_entries(2, 0);
+pub static LAST_FREED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// Outstanding objects.
 #[map]

@@ -12,7 +12,7 @@ use leakprobe_common::{
 use crate::{
     books::{Books, add},
     cache,
-    maps::{BLOCKS, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, RUNS, SCRATCH, SITES, Scratch},
+    maps::{BLOCKS, LAST_FREED, MAX_SIZE, MIN_SIZE, OWN_TGID, Program, SCRATCH, SITES, Scratch},
     site,
 };
 
@@ -157,25 +157,23 @@ pub enum FreePoint {
 /// The first program of a tracepoint of frees.
 #[inline(always)]
 pub fn free_first(books: Books, point: FreePoint, address: u64) {
+    let Some(last) = LAST_FREED.get_ptr_mut(point as u32) else { return };
+    // SAFETY: a per-CPU value that only this program writes; volatile, because the second one reads it meanwhile.
+    unsafe { core::ptr::write_volatile(last, 0) };
     free(books, MemoryKind::Slab, address);
-    if let Some(runs) = RUNS.get_ptr_mut(point as u32) {
-        // SAFETY: a per-CPU value, of which only this program writes this half.
-        unsafe { (*runs).first += 1 };
-    }
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(last, address) };
 }
 
-/// The second program, after the first at the same event. From 6.1 on, the kernel skips a program that runs on the CPU
-/// already; an interrupt in between may free hundreds of objects, and it is this program that sees them: the first one
-/// has not run once more. (Where an interrupt comes between the two, this one may look in vain.)
+/// The second program, after the first at the same event. The kernel skips a program that runs on the CPU already (a raw
+/// one from 6.1 on, a classic one while any other runs); an interrupt in between may free hundreds of objects, and it is
+/// this program that sees them: the address is not the one that the first has dealt with last. (Where an interrupt comes
+/// between the two, this one may look in vain.)
 #[inline(always)]
 pub fn free_second(books: Books, point: FreePoint, address: u64) {
-    let Some(runs) = RUNS.get_ptr_mut(point as u32) else { return };
-    // SAFETY: a per-CPU value, of which only this program writes `seen`; volatile, because the first one writes the
-    // other half meanwhile.
-    let (first, seen) = unsafe { (core::ptr::read_volatile(&raw const (*runs).first), (*runs).seen) };
-    if first != seen {
-        // SAFETY: as above.
-        unsafe { (*runs).seen = first };
+    let Some(last) = LAST_FREED.get_ptr_mut(point as u32) else { return };
+    // SAFETY: a per-CPU value; volatile, because the first program may be in the middle of its work.
+    if unsafe { core::ptr::read_volatile(last) } == address {
         return;
     }
     if let Some(block) = remove(KernelKey::new(MemoryKind::Slab, address)) {

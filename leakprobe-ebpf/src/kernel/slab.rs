@@ -149,7 +149,7 @@ pub fn free(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i
     0
 }
 
-/// The same tracepoints, after [`free`].
+/// The same tracepoints, after [`free`] or [`free_classic`]: their first two arguments have always been these.
 #[inline(always)]
 pub fn free_again(ctx: &RawTracePointContext, program: Program, point: FreePoint) -> i32 {
     let address = argument(ctx, 1);
@@ -161,11 +161,10 @@ pub fn free_again(ctx: &RawTracePointContext, program: Program, point: FreePoint
 
 /// From the tracepoint's record.
 #[inline(always)]
-pub fn free_classic(ctx: &TracePointContext) -> u32 {
-    // Both tracepoints' programs: the kernel runs no two classic ones at a time on a CPU.
+pub fn free_classic(ctx: &TracePointContext, program: Program, point: FreePoint) -> u32 {
     let address = field(ctx, POINTER_AT);
-    if let Some(books) = Books::begin_for(address, Program::Kfree) {
-        object::free(books, MemoryKind::Slab, address);
+    if let Some(books) = Books::begin_for(address, program) {
+        object::free_first(books, point, address);
     }
     0
 }

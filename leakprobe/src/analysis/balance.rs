@@ -137,8 +137,8 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
     }
 }
 
-/// Arranges the counters of the kernel's programs, of which one event in `one_in` is in the sample.
-pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting, one_in: u64) -> Ledger {
+/// Arranges the counters of the kernel's programs.
+pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting) -> Ledger {
     let get = |counter| snapshot.counters.get(counter);
     let kept = |counter: Counter| entry(counter.key(), get(counter), false);
     let lost = |counter: Counter| entry(counter.key(), get(counter), true);
@@ -197,26 +197,34 @@ pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting, o
             kept(Counter::PagesSplit),
             lost(Counter::PagesSplitLost),
         ],
-        recursion_misses: skipped_frees_seen_again(own, get(Counter::FreeSeenAgain).saturating_mul(one_in)),
+        recursion_misses: unseen_runs(own),
     }
 }
 
-/// The programs of frees, of which a second one each takes the place in an interrupt.
-const HAVE_A_SECOND: [&str; 2] = ["kfree", "cache_free"];
-/// The second ones: what they skip was seen by the first.
-const SECOND: [&str; 2] = ["kfree_again", "cache_free_again"];
+/// Programs of frees, each with the one that takes its place where the kernel skips it.
+const SECONDS: [(&str, &str); 4] = [
+    ("kfree", "kfree_again"),
+    ("cache_free", "cache_free_again"),
+    ("kfree_classic", "kfree_again"),
+    ("cache_free_classic", "cache_free_again"),
+];
 
-/// Runs that the kernel skipped and no other program made up for.
-fn skipped_frees_seen_again(own: &OwnCounts, mut seen_again: u64) -> Vec<Entry> {
-    let mut skipped = Vec::new();
-    for (name, count) in own.recursion_misses.iter().filter(|(name, _)| !SECOND.contains(&name.as_str())) {
-        let made_up = if HAVE_A_SECOND.contains(&name.as_str()) { seen_again.min(*count) } else { 0 };
-        seen_again -= made_up;
-        if *count > made_up {
-            skipped.push(entry(name, count - made_up, true));
+/// Runs that the kernel skipped and no other program made up for. A free has gone unseen only where both of its
+/// tracepoint's programs were skipped: at most as often as either was.
+fn unseen_runs(own: &OwnCounts) -> Vec<Entry> {
+    let misses = |wanted: &str| own.recursion_misses.iter().find(|(name, _)| name == wanted).map(|it| it.1);
+    let mut unseen = Vec::new();
+    for (name, count) in &own.recursion_misses {
+        if SECONDS.iter().any(|(_, second)| second == name) {
+            continue;
+        }
+        let second = SECONDS.iter().find(|(first, _)| first == name).and_then(|(_, second)| misses(second));
+        let count = second.map_or(*count, |second| second.min(*count));
+        if count > 0 {
+            unseen.push(entry(name, count, true));
         }
     }
-    skipped
+    unseen
 }
 
 fn entry(name: &str, count: u64, lost: bool) -> Entry {
@@ -274,25 +282,29 @@ mod tests {
             counters[counter as usize] = value;
         }
         snapshot.records = 5;
-        let books = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Stands, 1);
+        let books = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Stands);
         for account in [&books.allocations, &books.frees, &books.records] {
             assert_eq!(account.hits, sum(account), "{account:?}");
         }
         assert_eq!(books.lost(), 2, "a free that was not seen is no lost record");
         snapshot.records = 2;
-        let moving = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Runs, 1);
+        let moving = kernel_ledger(&snapshot, &OwnCounts::default(), Counting::Runs);
         assert_eq!(moving.records.outcomes[0].count, 5);
     }
 
     #[test]
-    fn a_skipped_free_that_was_seen_again_is_not_lost() {
-        let misses = [("kmalloc", 3), ("kfree", 5), ("cache_free", 4)];
-        let misses = misses.into_iter().chain([("kfree_again", 9)]);
-        let recursion_misses = misses.map(|(name, count)| (name.to_owned(), count)).collect();
-        let own = OwnCounts { recursion_misses, ..OwnCounts::default() };
-        let left = skipped_frees_seen_again(&own, 7);
-        assert_eq!(left, [entry("kmalloc", 3, true), entry("cache_free", 2, true)]);
-        assert_eq!(skipped_frees_seen_again(&own, 100).len(), 1);
+    fn a_skipped_free_that_a_second_program_saw_is_not_lost() {
+        let own = |misses: &[(&str, u64)]| OwnCounts {
+            recursion_misses: misses.iter().map(|&(name, count)| (name.to_owned(), count)).collect(),
+            ..OwnCounts::default()
+        };
+        let misses =
+            [("kmalloc", 3), ("kfree", 5), ("cache_free", 4), ("kfree_again", 9), ("cache_free_again", 1)];
+        let unseen = [entry("kmalloc", 3, true), entry("kfree", 5, true), entry("cache_free", 1, true)];
+        assert_eq!(unseen_runs(&own(&misses)), unseen);
+        assert_eq!(unseen_runs(&own(&[("cache_free_classic", 70), ("cache_free_again", 0)])), []);
+        // Where there is no second program.
+        assert_eq!(unseen_runs(&own(&[("kfree", 7)])), [entry("kfree", 7, true)]);
     }
 
     #[test]

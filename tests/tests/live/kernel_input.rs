@@ -141,6 +141,11 @@ fn classic_tracepoints_tell_the_same() {
     let report = report_in_which(&mut probe, |report| made(report, CONTEXT) == 300);
     assert_eq!(made(&report, CONTEXT), 300, "{}", digest(&report));
     assert_eq!(report.kernel.as_ref().map(|kernel| kernel.tracepoints.as_str()), Some("classic"));
+    assert!(
+        report.warnings.iter().any(|warning| warning.kind == "classic_tracepoints"),
+        "{:?}",
+        report.warnings
+    );
     // From 6.18 on the record has the cache's name.
     let files = Kind { cache: "filp|dentry|a cache of ", function: "eventfd" };
     assert!(made(&report, files) >= 600, "files and dentries{}", digest(&report));

@@ -102,7 +102,7 @@ pub fn attach(object: &KernelObject, shape: &Shape, wanted: Wanted) -> Result<Ke
         for point in points {
             let program = &loaded[&(point.name, point.program)];
             let context = || format!("failed to attach to the tracepoint {}:{}", point.category, point.name);
-            match &tracing {
+            match tracing.as_ref().filter(|_| point.is_classic()) {
                 None => {
                     let name = CString::new(point.name)?;
                     let link = bpf::program::attach_raw_tracepoint(program.as_fd(), &name);

@@ -190,6 +190,13 @@ pub struct Point {
     pub program: &'static str,
 }
 
+impl Point {
+    /// Whether the program is for the tracepoint's record, and not for its arguments.
+    pub fn is_classic(&self) -> bool {
+        self.program.ends_with("_classic")
+    }
+}
+
 /// The tracepoints of a session in the order in which they are attached: those that give memory back first, so that no
 /// object is recorded whose free is not watched.
 pub fn tracepoints(shape: &Shape, pages: bool, percpu: bool) -> Vec<Point> {
@@ -203,14 +210,13 @@ pub fn tracepoints(shape: &Shape, pages: bool, percpu: bool) -> Vec<Point> {
         (false, _) => "cache_alloc_classic",
     };
     let mut all = vec![
-        point("kmem", "kfree", pick("kfree", "slab_free_classic")),
-        point("kmem", "kmem_cache_free", pick("cache_free", "slab_free_classic")),
+        point("kmem", "kfree", pick("kfree", "kfree_classic")),
+        point("kmem", "kmem_cache_free", pick("cache_free", "cache_free_classic")),
+        // After the first ones: the kernel runs them in the order in which they are attached. Raw in any case: while one
+        // classic program runs, no other does.
+        point("kmem", "kfree", "kfree_again"),
+        point("kmem", "kmem_cache_free", "cache_free_again"),
     ];
-    if raw {
-        // After the first ones: the kernel runs them in the order in which they are attached.
-        all.push(point("kmem", "kfree", "kfree_again"));
-        all.push(point("kmem", "kmem_cache_free", "cache_free_again"));
-    }
     if pages {
         all.push(point("kmem", "mm_page_free", pick("page_free", "page_free_classic")));
     }
@@ -335,6 +341,6 @@ mod tests {
         let last_free = all.iter().rposition(|point| point.name.contains("free")).expect("frees");
         let first = all.iter().position(|point| point.name.contains("alloc")).expect("allocations");
         assert!(last_free < first, "{all:?}");
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 12);
     }
 }

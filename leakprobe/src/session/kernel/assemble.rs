@@ -73,8 +73,7 @@ impl KernelSession {
         if counting == Counting::Runs {
             self.own.recursion_misses = self.probes.recursion_misses();
         }
-        let one_in = u64::from(self.options.kernel.one_in);
-        let ledger = balance::kernel_ledger(&snapshot, &self.own, counting, one_in);
+        let ledger = balance::kernel_ledger(&snapshot, &self.own, counting);
         snapshot.settle(&HashMap::new());
         self.learn_origins(&snapshot);
         let slab_pages = self.leave_out_slab_pages(&mut snapshot);

@@ -256,10 +256,10 @@ fn settings(options: &Options, shape: &Shape) -> Settings {
     }
 }
 
-/// Raw tracepoints have had a guard since the release in which kmem_cache_alloc came to name the cache; classic ones
-/// always had one.
+/// Raw tracepoints, which some programs use in any case, have had a guard since the release in which kmem_cache_alloc
+/// came to name the cache.
 fn may_recur(shape: &Shape) -> bool {
-    shape.tracepoints == Tracepoints::Raw && !shape.names_cache
+    !shape.names_cache
 }
 
 /// What limits a session from its start on.
@@ -298,6 +298,14 @@ fn limits_of(options: &Options, shape: &Shape, probes: &KernelProbes) -> Vec<War
             "caches_unnamed",
             "this kernel's tracepoints name no caches, and it says nowhere how to find them: caches other than \
              kmalloc's are told apart by the size of their objects alone"
+                .to_owned(),
+        );
+    }
+    if shape.tracepoints == Tracepoints::Classic {
+        limit(
+            "classic_tracepoints",
+            "classic tracepoints are used, of which the kernel runs one program at a time on a CPU: what an interrupt \
+             allocates meanwhile is not recorded, and older kernels do not count it"
                 .to_owned(),
         );
     }
