@@ -48,7 +48,8 @@ counters! {
     Failed = "failed",
     /// `realloc(p, 0)` that only freed, or `malloc(0)`-like calls that return nothing.
     ReallocFreed = "realloc_freed",
-    /// Made inside another probed call of the same thread; the outermost call is the one recorded.
+    /// Made inside another probed call of the same thread; the outermost call is the one recorded. (`--kernel`: told of
+    /// twice by kmalloc, as blocks above its largest cache are.)
     Nested = "nested",
     /// Left out by `--min-size` or `--max-size`.
     Filtered = "filtered",

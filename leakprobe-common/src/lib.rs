@@ -12,6 +12,7 @@ mod counter;
 mod hash;
 mod kernel;
 mod record;
+mod unwind;
 
 pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
 pub use counter::{COUNTERS, Counter, LedgerRow};
@@ -24,6 +25,11 @@ pub use record::{
     Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, RangeEvent,
     RangeOperation, STACK_WINDOW, Site, Stack, StackEnd, Target, Thread, lifetime_bucket,
 };
+pub use unwind::{
+    CACHE_ENTRIES, CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS,
+    MAX_RANGES, MAX_RULES, NO_RULE, NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, Space, UNUSED, Unwinding, Walk,
+    cache_index, cfa, row, saved,
+};
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

@@ -2,10 +2,10 @@
 
 use core::mem::{offset_of, size_of};
 
-use crate::Cookie;
+use crate::{Cookie, Walk};
 
-/// Frames kept of one stack. The kernel's own default limit (`kernel.perf_event_max_stack`) is the same 127.
-pub const MAX_FRAMES: usize = 127;
+/// Frames kept of one stack. The kernel's own default limit (`kernel.perf_event_max_stack`) is 127.
+pub const MAX_FRAMES: usize = 128;
 
 /// Words of the stack copied at once when its frames are walked; a power of two. A read of user memory costs
 /// about 75 ns however short it is (6.18, hardened usercopy), and 1 KiB holds the frames of 10 ordinary
@@ -82,6 +82,10 @@ pub struct Stack {
     pub len: u32,
     /// A [`StackEnd`].
     pub end: u32,
+    /// 1 where code without tables was walked by frame pointers, which may be none.
+    pub guessed: u32,
+    /// Always 0.
+    pub _pad: u32,
     /// Return addresses, innermost first.
     pub frames: [u64; MAX_FRAMES],
 }
@@ -126,8 +130,8 @@ pub struct Site {
 pub struct Target {
     /// Raised by each exec of the process.
     pub generation: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// Number of the target: index of the word that says which [`crate::Space`] describes its code.
+    pub number: u32,
     /// Address of the page of return-probe trampolines (`[uprobes]` in the maps), or 0 while unknown. The
     /// kernel makes it at the first return probe that is hit.
     pub trampoline: u64,
@@ -165,6 +169,8 @@ pub struct Thread {
     pub range_bytes: u64,
     /// Its stack ID.
     pub range_stack: u64,
+    /// The walk of its stack.
+    pub walk: Walk,
     /// A copy of a piece of the thread's stack, for the walk; the last word is never filled.
     pub window: [u64; STACK_WINDOW + 1],
     /// Where the stack is built before it is kept.
@@ -248,12 +254,16 @@ pub struct RangeEvent {
 const _: () = {
     assert!(size_of::<BlockKey>() == 16 && offset_of!(BlockKey, tgid) == 8);
     assert!(size_of::<Block>() == 40 && offset_of!(Block, tid) == 24 && offset_of!(Block, family) == 36);
-    assert!(size_of::<Stack>() == 16 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 16);
+    assert!(size_of::<Stack>() == 24 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 24);
     assert!(size_of::<Site>() == 48 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 48);
     assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
-    assert!(size_of::<Thread>() == 120 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
+    assert!(size_of::<Thread>() == 216 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
     assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, taken) == 56);
-    assert!(offset_of!(Thread, window) == 120 && STACK_WINDOW.is_power_of_two());
+    assert!(
+        offset_of!(Thread, walk) == 120
+            && offset_of!(Thread, window) == 216
+            && STACK_WINDOW.is_power_of_two()
+    );
     assert!(size_of::<Event>() == 24 && offset_of!(Event, a) == 16);
     assert!(size_of::<RangeEvent>() == 56 && offset_of!(RangeEvent, operation) == 40);
 };

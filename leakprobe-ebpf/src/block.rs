@@ -104,11 +104,16 @@ pub fn put_back(thread: &mut Thread) {
 
 /// Records the block that the pending call has returned.
 #[inline(always)]
-pub fn record(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers, address: u64) {
+pub fn record<const LOOPED: bool>(
+    ctx: &RetProbeContext,
+    thread: &mut Thread,
+    registers: &Registers,
+    address: u64,
+) {
     if thread.size < MIN_SIZE.load() || thread.size > MAX_SIZE.load() {
         return count(Counter::Filtered);
     }
-    let (stack, site) = stack::capture(ctx, thread, registers);
+    let (stack, site) = stack::capture::<_, LOOPED>(ctx, thread, registers);
     let Some(site) = site else { return count(Counter::BlockMapRefused) };
     let block = Block {
         size: thread.size,

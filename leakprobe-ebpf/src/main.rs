@@ -17,6 +17,7 @@ mod range;
 mod registers;
 mod stack;
 mod thread;
+mod unwind;
 
 use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint, uprobe, uretprobe},
@@ -30,7 +31,12 @@ fn allocate_enter(ctx: ProbeContext) -> u32 {
 
 #[uretprobe]
 fn allocate_return(ctx: RetProbeContext) -> u32 {
-    pair::leave(&ctx)
+    pair::leave::<false>(&ctx)
+}
+
+#[uretprobe]
+fn allocate_looped(ctx: RetProbeContext) -> u32 {
+    pair::leave::<true>(&ctx)
 }
 
 #[uprobe]

@@ -6,7 +6,10 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use leakprobe_common::{ABI_VERSION, Block, BlockKey, COUNTERS, ProbeKey, Site, Stack, Target, Thread};
+use leakprobe_common::{
+    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, MAX_RULES, ProbeKey, Rule, Site, Space, Stack,
+    Target, Thread, Unwinding,
+};
 
 /// Compared with user space's own by a test of the committed objects.
 #[unsafe(no_mangle)]
@@ -23,6 +26,10 @@ pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
 /// 1 where the kernel hands out no cookies (before 5.15): they are then looked up by address, in [`COOKIES`].
 #[unsafe(no_mangle)]
 pub static COOKIES_BY_ADDRESS: Global<u32> = Global::new(0);
+
+/// How stacks are unwound: an `Unwinding`.
+#[unsafe(no_mangle)]
+pub static UNWINDING: Global<u32> = Global::new(Unwinding::Auto as u32);
 
 /// Set by user space at the session's end: from then on the programs do nothing. A block that is recorded then
 /// stays recorded, and what is freed or allocated later is as if it had not happened yet, so what user
@@ -69,6 +76,26 @@ pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 /// As above.
 #[map]
 pub static NEW_SITE: Array<Site> = Array::with_max_entries(1, 0);
+
+/// Code of the targets, two of each: one that is used, and one that user space writes next.
+#[map]
+pub static SPACES: Array<Space> = Array::with_max_entries(2, 0);
+
+/// By the target's number: one more than the index of the space that is used; 0 while there is none.
+#[map]
+pub static SPACE_OF: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Pages of the objects that have tables, each object's in a row.
+#[map]
+pub static PAGES: Array<CodePage> = Array::with_max_entries(1, 0);
+
+/// Rows of the pages.
+#[map]
+pub static ROWS: Array<Chunk> = Array::with_max_entries(1, 0);
+
+/// Rules by number.
+#[map]
+pub static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES as u32, 0);
 
 /// The ledger, by `Counter`.
 #[map]

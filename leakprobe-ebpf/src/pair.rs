@@ -69,9 +69,9 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     0
 }
 
-/// Settles the pending call by what it returned.
+/// Settles the pending call by what it returned. `LOOPED`: see [`crate::unwind::walk`].
 #[inline(always)]
-pub fn leave(ctx: &RetProbeContext) -> u32 {
+pub fn leave<const LOOPED: bool>(ctx: &RetProbeContext) -> u32 {
     private_stack::refuse();
     if closing() {
         return 0;
@@ -96,13 +96,13 @@ pub fn leave(ctx: &RetProbeContext) -> u32 {
         thread.chained -= 1;
         return 0;
     }
-    settle(ctx, thread, &registers);
+    settle::<LOOPED>(ctx, thread, &registers);
     thread::clear(thread);
     0
 }
 
 #[inline(always)]
-fn settle(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers) {
+fn settle<const LOOPED: bool>(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers) {
     let result = registers.result();
     let address = match thread.cookie.call() {
         Some(Call::AllocateOut) if result as u32 == 0 => {
@@ -130,7 +130,7 @@ fn settle(ctx: &RetProbeContext, thread: &mut Thread, registers: &Registers) {
     if address == 0 {
         return count(Counter::Failed);
     }
-    block::record(ctx, thread, registers, address)
+    block::record::<LOOPED>(ctx, thread, registers, address)
 }
 
 /// Size times count; a product that overflows is more than any allocator hands out. By halves, because BPF

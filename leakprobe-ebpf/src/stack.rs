@@ -1,32 +1,33 @@
-//! Stacks: walked along the frame pointers, then kept once each.
+//! Stacks: walked by tables or along the frame pointers, then kept once each.
 //!
 //! The walk starts at a return probe, where the registers are the caller's: no frame of the allocator is
-//! on the stack, and the first caller is the instruction pointer itself. Tables from `.eh_frame` can take
-//! the place of [`walk`]; everything else works on its result.
+//! on the stack, and the first caller is the instruction pointer itself.
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
     helpers::{bpf_ktime_get_ns, generated},
 };
-use leakprobe_common::{
-    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, StackEnd, Thread, mix,
-};
+use leakprobe_common::{Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Thread, mix};
 
 use crate::{
     ledger::count,
     maps::{EVENTS, NEW_SITE, SITES, STACKS},
     registers::Registers,
+    unwind::{self, Code, Walked},
 };
 
 /// Walks the stack of the pending call's caller, keeps it, and returns its ID and its site.
 #[inline(always)]
-pub fn capture<C: EbpfContext>(
+pub fn capture<C: EbpfContext, const LOOPED: bool>(
     ctx: &C,
     thread: &mut Thread,
     registers: &Registers,
 ) -> (u64, Option<*mut Site>) {
-    let (own, hijacked) = walk(thread, registers);
+    let seed = seed(thread.tgid, thread.generation);
+    let code = Code::of(thread.tgid, thread.generation);
+    let Walked { hash, hijacked } = unwind::walk::<LOOPED>(thread, code, registers, seed);
+    let own = id(hash);
     // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
     // space marks what is left.
     let id = if hijacked { walk_by_kernel(ctx, thread).unwrap_or(own) } else { own };
@@ -65,65 +66,6 @@ fn site(id: u64) -> Option<*mut Site> {
     // Another thread may be first; either way it is there afterwards.
     let _ = SITES.insert(id, new, BPF_NOEXIST as u64);
     SITES.get_ptr_mut(id)
-}
-
-/// Follows the frame pointers from the caller's registers into `thread.stack` and returns the stack's ID: a hash of its frames.
-/// Own reads are cheaper than bpf_get_stack, and can say how the walk ended.
-///
-/// Also returns whether a return address looks like the kernel's trampoline, which stands at the start of a
-/// page: another tracer has a return probe on a function of the target's that has not returned.
-#[inline(always)]
-fn walk(thread: &mut Thread, registers: &Registers) -> (u64, bool) {
-    let ip = registers.instruction_pointer();
-    let mut hash = mix(seed(thread.tgid, thread.generation), ip);
-    let mut fp = registers.frame_pointer();
-    let mut lowest = registers.stack_pointer();
-    let mask = registers.code_mask();
-    let mut end = StackEnd::Truncated;
-    let mut len = 1;
-    let mut hijacked = false;
-    // The window holds whole frames up to `reach` bytes above its start; none yet, as no frame lies at the
-    // top of the address space.
-    let (mut window, mut reach) = (u64::MAX, 0);
-    thread.stack.frames[0] = ip;
-    for frame in &mut thread.stack.frames[1..] {
-        if fp == 0 {
-            end = StackEnd::Base;
-            break;
-        }
-        // Frames lie one above the other; anything else is a register used for another purpose.
-        if fp < lowest || fp & 7 != 0 {
-            end = StackEnd::Lost;
-            break;
-        }
-        if fp.wrapping_sub(window) > reach {
-            window = fp;
-            if copy(&mut thread.window, fp, WINDOW_BYTES as u32) {
-                reach = WINDOW_BYTES - 16;
-            } else if copy(&mut thread.window, fp, 16) {
-                // Less than a window was left of the stack, or its next page is not in memory.
-                reach = 0;
-            } else {
-                end = StackEnd::Lost;
-                break;
-            }
-        }
-        let index = (fp.wrapping_sub(window) >> 3) as usize & (STACK_WINDOW - 1);
-        let (next, address) = (thread.window[index], thread.window[index + 1] & mask);
-        if address == 0 {
-            end = StackEnd::Base;
-            break;
-        }
-        *frame = address;
-        hijacked |= address & 0xfff == 0;
-        hash = mix(hash, address);
-        len += 1;
-        lowest = fp + 16;
-        fp = next;
-    }
-    thread.stack.len = len;
-    thread.stack.end = end as u32;
-    (id(hash), hijacked)
 }
 
 /// Builds the stack anew by the kernel's own walk along the frame pointers; `None` when it finds nothing.

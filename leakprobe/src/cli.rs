@@ -72,6 +72,17 @@ pub enum AttachWith {
     PerfEventByAddress,
 }
 
+/// How stacks are unwound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unwind {
+    /// By each object's call frame information; by frame pointers through code that has none
+    Auto,
+    /// By call frame information alone: a stack ends at code that has none
+    Dwarf,
+    /// By frame pointers alone
+    Fp,
+}
+
 /// How functions of the kernel's without a tracepoint are probed; other ways than [`ProbeFunctions::Auto`] are for tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProbeFunctions {
@@ -134,6 +145,10 @@ pub struct Options {
     pub max_blocks: Option<u32>,
     /// Distinct stacks that there is room for; at least 1.
     pub max_stacks: u32,
+    /// How stacks are unwound.
+    pub unwind: Unwind,
+    /// Rows of unwind tables that there is room for; at least 1.
+    pub max_unwind_rows: u32,
     /// Whether ranges of the address space are profiled too.
     pub mmap: bool,
     /// Of meaning where the subject is [`Subject::Kernel`].
@@ -154,6 +169,9 @@ pub struct Options {
 
 /// Distinct stacks that there is room for by default.
 pub const DEFAULT_MAX_STACKS: u32 = 16_384;
+
+/// Rows of unwind tables that there is room for by default: 16 MiB. libLLVM has one million.
+pub const DEFAULT_MAX_UNWIND_ROWS: u32 = 4_194_304;
 
 /// The shortest time from report to report.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -235,6 +253,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         max_size: cli.limits.max_size,
         max_blocks: cli.limits.max_blocks,
         max_stacks: cli.limits.max_stacks,
+        unwind: cli.show.unwind,
+        max_unwind_rows: cli.limits.max_unwind_rows,
         mmap: cli.what.mmap,
         kernel,
         format: cli.output.format,

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod session;
 
 pub mod target;
+pub mod unwind;
 pub mod probe;
 pub mod launch;
 pub mod drain;

@@ -10,47 +10,60 @@ use std::{env, fs};
 struct Recipe {
     name: &'static str,
     source: &'static str,
-    flags: &'static [&'static str],
+    flags: &'static [&'static [&'static str]],
     /// Another victim that is linked in.
     library: Option<&'static str>,
 }
 
 const fn plain(name: &'static str, source: &'static str) -> Recipe {
-    Recipe { name, source, flags: &["-pthread", "-ldl"], library: None }
+    Recipe { name, source, flags: &[&["-pthread", "-ldl"]], library: None }
 }
 
 const RECIPES: &[Recipe] = &[
     plain("early", "early.c"),
     plain("semantics", "semantics.c"),
     plain("leak", "leak.c"),
-    Recipe { flags: &["-static"], ..plain("leak_static", "leak.c") },
+    Recipe { flags: &[&["-static"]], ..plain("leak_static", "leak.c") },
     plain("threads", "threads.c"),
     plain("jump", "jump.c"),
     plain("cancel", "cancel.c"),
     plain("life", "life.c"),
     plain("dlopen", "dlopen.c"),
-    Recipe { flags: &["-shared", "-fPIC"], ..plain("plugin.so", "plugin.c") },
+    Recipe { flags: &[&["-shared", "-fPIC"]], ..plain("plugin.so", "plugin.c") },
     plain("churn", "churn.c"),
     plain("stacks", "stacks.c"),
+    Recipe {
+        flags: &[NO_POINTERS, &["-shared", "-fPIC", "-s", "-Wl,-soname,libsilent.so"]],
+        ..plain("libsilent.so", "silent.c")
+    },
+    Recipe {
+        flags: &[NO_POINTERS, &["-Wl,-rpath,$ORIGIN"]],
+        library: Some("libsilent.so"),
+        ..plain("unwind", "unwind.c")
+    },
+    Recipe { flags: &[NO_POINTERS], ..plain("unwind_cpp", "unwind.cpp") },
     plain("mmap", "mmap.c"),
     plain("kobjects", "kobjects.c"),
     plain("cpp", "cpp.cpp"),
     // By its name alone it is found beside the program, wherever that is taken.
     Recipe {
-        flags: &["-shared", "-fPIC", "-Wl,-soname,libconstructor.so"],
+        flags: &[&["-shared", "-fPIC", "-Wl,-soname,libconstructor.so"]],
         ..plain("libconstructor.so", "constructor.c")
     },
     Recipe {
-        flags: &["-Wl,-rpath,$ORIGIN"],
+        flags: &[&["-Wl,-rpath,$ORIGIN"]],
         library: Some("libconstructor.so"),
         ..plain("command", "command.c")
     },
-    Recipe { flags: &["-nostdlib", "-static", "-fno-stack-protector"], ..plain("bare", "bare.c") },
+    Recipe { flags: &[&["-nostdlib", "-static", "-fno-stack-protector"]], ..plain("bare", "bare.c") },
 ];
 
 /// Frame pointers, line numbers, and a frame of its own for every call.
 const FLAGS: &[&str] =
     &["-O1", "-g", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-fno-builtin"];
+
+/// What distributions build with: no frame pointers, and calls that are jumps.
+const NO_POINTERS: &[&str] = &["-O2", "-fomit-frame-pointer", "-foptimize-sibling-calls"];
 
 /// The folder of victims that were built beforehand, where there is no compiler: a variable's name.
 pub const VICTIMS: &str = "LEAKPROBE_VICTIMS";
@@ -147,11 +160,12 @@ fn sources() -> PathBuf {
 fn build(name: &str) -> PathBuf {
     let recipe = recipe(name);
     let library = recipe.library.map(build);
-    let (source, header) = (sources().join(recipe.source), sources().join("victim.h"));
+    let source = sources().join(recipe.source);
+    let headers = ["victim.h", "stacks.h"].map(|name| sources().join(name));
     let product = folder().join(name);
     // The test program carries the recipes: a newer one may have others.
     let this = env::current_exe().expect("failed to find this test program");
-    let made_of = [Some(&source), Some(&header), Some(&this), library.as_ref()];
+    let made_of = [Some(&source), Some(&headers[0]), Some(&headers[1]), Some(&this), library.as_ref()];
     let newest = made_of.into_iter().flatten().filter_map(|path| changed(path)).max();
     if changed(&product).is_none_or(|built| Some(built) < newest) {
         compile(recipe, library.as_deref(), &folder(), &Compilers::default());
@@ -171,7 +185,7 @@ fn compile(recipe: &Recipe, library: Option<&Path>, folder: &Path, compilers: &C
         .args(signs_returns(compiler))
         .arg(&source)
         .args(library)
-        .args(recipe.flags)
+        .args(recipe.flags.iter().copied().flatten())
         .arg("-o")
         .arg(&draft);
     let output = command.output().unwrap_or_else(|e| {

@@ -22,3 +22,4 @@ pub mod tracer;
 
 pub mod glob;
 pub mod truth;
+pub mod stacks;

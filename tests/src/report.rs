@@ -158,6 +158,8 @@ pub struct Stack {
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
 pub struct Frame {
+    #[serde(default)]
+    pub address: u64,
     pub function: Option<String>,
     pub file: Option<String>,
     pub line: Option<u32>,

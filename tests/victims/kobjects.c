@@ -58,6 +58,15 @@ static void pipes(long count)
     }
 }
 
+/* A pipe, and a ring of 256 buffers of 40 bytes: more than kmalloc's largest cache has. */
+static void rings(long count)
+{
+    while (count-- > 0) {
+        pipes(1);
+        MUST(fcntl(files[open_files - 1], F_SETPIPE_SZ, 1 << 20) >= 1 << 20);
+    }
+}
+
 /* A context and a file with its dentry, and in it an item for one file that is there each. */
 static void epolls(long count)
 {
@@ -168,7 +177,7 @@ int main(int count, char **words)
     } phases[] = {
         {"eventfds", eventfds},   {"timerfds", timerfds},   {"pipes", pipes},           {"epolls", epolls},
         {"sockets", sockets},     {"dentries", dentries},   {"mappings", mappings},     {"remappings", remappings},
-        {"anonymous", anonymous}, {"mounts", mounts},
+        {"anonymous", anonymous}, {"mounts", mounts},       {"rings", rings},
     };
     folder = count > 1 ? words[1] : NULL;
     struct rlimit limit = {MOST + 64, MOST + 64};

@@ -146,6 +146,8 @@ const PROGRAMS: u32 = 15;
 #[repr(C)]
 pub struct Scratch {
     pub busy: u64,
+    /// Key of what the program has recorded last on this CPU.
+    pub last: u64,
     pub block: KernelBlock,
     pub cache: Cache,
     pub stack: KernelStack,

@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
 };
 use leakprobe_common::{
-    CacheKey, Counter, KernelBlock, KernelKey, MemoryKind, Site, StackEnd, lifetime_bucket,
+    CacheKey, CacheKind, Counter, KernelBlock, KernelKey, MemoryKind, Site, StackEnd, lifetime_bucket,
 };
 
 use crate::{
@@ -107,13 +107,20 @@ pub fn store(books: Books, scratch: &mut Scratch, new: &New, id: u64, site: *mut
     };
     let key = KernelKey::new(new.kind, new.address);
     let mut inserted = BLOCKS.insert(key.0, &*block, BPF_NOEXIST as u64);
+    let mut again = false;
     if inserted == Err(EEXIST) {
-        evict(books, key);
+        again = new.cache == CacheKey::of(CacheKind::KmallocLarge, 0) && key.0 == scratch.last;
+        if again {
+            take_back(key);
+        } else {
+            evict(books, key);
+        }
         inserted = BLOCKS.insert(key.0, &*block, BPF_ANY as u64);
     }
     match inserted {
         Ok(()) => {
-            books.count(Counter::Recorded);
+            scratch.last = key.0;
+            books.count(if again { Counter::Nested } else { Counter::Recorded });
             if scratch.stack.end == StackEnd::Truncated as u32 {
                 books.count(Counter::StackTruncated);
             }
@@ -191,6 +198,20 @@ fn evict(books: Books, key: KernelKey) {
     let Some(old) = remove(key) else { return };
     books.count(Counter::MissedFree);
     retire(&old, None);
+}
+
+/// The function that called kmalloc tells of the same block as what it has called: of those above the largest cache, both
+/// fire the tracepoint, one after the other. The caller's word is the better one; the first is taken back.
+#[inline(always)]
+fn take_back(key: KernelKey) {
+    let Some(old) = remove(key) else { return };
+    let Some(site) = SITES.get_ptr_mut(old.site) else { return };
+    let weight = u64::from(old.weight);
+    // SAFETY: points into a live map value.
+    unsafe {
+        add(&raw mut (*site).allocated_blocks, weight.wrapping_neg());
+        add(&raw mut (*site).allocated_bytes, (weight * old.size).wrapping_neg());
+    }
 }
 
 /// Reads and deletes a record; `None` when there is none, or another CPU was first.

@@ -32,6 +32,9 @@ macro_rules! read {
 }
 
 impl Registers {
+    /// In a signal frame, how far below the interrupted address (`pc`) the link register (`regs[30]`) is, bytes.
+    pub const LINK_BELOW_INTERRUPTED: Option<u64> = Some(16);
+
     #[inline(always)]
     pub fn new<T>(regs: *mut T) -> Self {
         Self(regs.cast())

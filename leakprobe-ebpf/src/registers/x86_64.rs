@@ -32,6 +32,9 @@ macro_rules! read {
 }
 
 impl Registers {
+    /// Return addresses are in no register: no signal frame has one apart.
+    pub const LINK_BELOW_INTERRUPTED: Option<u64> = None;
+
     #[inline(always)]
     pub fn new(regs: *mut pt_regs) -> Self {
         Self(regs)

@@ -148,6 +148,7 @@ pub fn kernel_ledger(snapshot: &Snapshot, own: &OwnCounts, counting: Counting) -
         outcomes: vec![
             kept(Counter::Recorded),
             kept(Counter::Failed),
+            kept(Counter::Nested),
             kept(Counter::Own),
             kept(Counter::Filtered),
             kept(Counter::CacheFiltered),

@@ -1,6 +1,9 @@
 //! The options as clap reads them and shows them in its help.
 
-use super::{AttachWith, DEFAULT_MAX_STACKS, Format, MIN_INTERVAL, Placement, ProbeFunctions};
+use super::{
+    AttachWith, DEFAULT_MAX_STACKS, DEFAULT_MAX_UNWIND_ROWS, Format, MIN_INTERVAL, Placement, ProbeFunctions,
+    Unwind,
+};
 use crate::report::units::{UnitError, parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -182,6 +185,10 @@ pub(super) struct Show {
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub older: Option<Duration>,
 
+    /// How stacks are unwound
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
+    pub unwind: Unwind,
+
     /// Number of sites shown
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub top: u32,
@@ -203,7 +210,7 @@ pub(super) struct Limits {
     /// Room for this many outstanding blocks [default: 2097152]
     ///
     /// Blocks beyond it are not recorded, and the report says how many those were. Kernels before 6.1 set the room
-    /// aside at once: there the default is 524288.
+    /// aside at once, and --kernel always does: there the default is 524288.
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_blocks: Option<u32>,
 
@@ -212,6 +219,12 @@ pub(super) struct Limits {
     /// Blocks of stacks beyond it are recorded without a stack, and the report says how many those were.
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_STACKS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_stacks: u32,
+
+    /// Room for this many rows of unwind tables, 4 bytes each
+    ///
+    /// Through objects beyond it, frame pointers are followed, and the report names them.
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_UNWIND_ROWS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
+    pub max_unwind_rows: u32,
 }
 
 #[derive(Debug, Args)]

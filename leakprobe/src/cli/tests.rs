@@ -79,6 +79,8 @@ fn defaults() {
         max_size: None,
         max_blocks: None,
         max_stacks: 16_384,
+        unwind: Unwind::Auto,
+        max_unwind_rows: 4_194_304,
         mmap: false,
         kernel: WHOLE_KERNEL,
         format: Format::Text,
@@ -104,6 +106,8 @@ fn every_option() {
         max_size: Some(10 << 20),
         max_blocks: Some(7),
         max_stacks: 8,
+        unwind: Unwind::Dwarf,
+        max_unwind_rows: 9,
         mmap: true,
         kernel: WHOLE_KERNEL,
         format: Format::Json,
@@ -114,7 +118,8 @@ fn every_option() {
         attach_with: AttachWith::Auto,
     };
     let line = "--interval 100ms --duration 1h30m --older 0 --top 5 --min-size 64k --max-size 10mb --max-blocks 7 \
-                --max-stacks 8 --mmap --format json -o leaks.json -v --allow-return-probes-under-seccomp \
+                --max-stacks 8 --unwind dwarf --max-unwind-rows 9 --mmap --format json -o leaks.json -v \
+                --allow-return-probes-under-seccomp \
                 --placement floor";
     // Options are taken on either side of the word.
     assert_eq!(options(&format!("{line} demo")), expected);
@@ -328,14 +333,18 @@ What to show:
                              [default: 5s]
       --duration <DURATION>  Stop by itself after this time, with a last report
       --older <DURATION>     Show only blocks at least this old
+      --unwind <HOW>         How stacks are unwound [default: auto] [possible
+                             values: auto, dwarf, fp]
       --top <N>              Number of sites shown [default: 10]
 
 Limits:
-      --min-size <SIZE>  Record only blocks of at least this many bytes
-      --max-size <SIZE>  Record only blocks of at most this many bytes
-      --max-blocks <N>   Room for this many outstanding blocks [default:
-                         2097152]
-      --max-stacks <N>   Room for this many distinct stacks [default: 16384]
+      --min-size <SIZE>      Record only blocks of at least this many bytes
+      --max-size <SIZE>      Record only blocks of at most this many bytes
+      --max-blocks <N>       Room for this many outstanding blocks [default:
+                             2097152]
+      --max-stacks <N>       Room for this many distinct stacks [default: 16384]
+      --max-unwind-rows <N>  Room for this many rows of unwind tables, 4 bytes
+                             each [default: 4194304]
 
 Output:
       --format <FORMAT>  Form of the reports [default: text] [possible values:
@@ -419,6 +428,10 @@ What to show:
       --older <DURATION>
           Show only blocks at least this
           old
+      --unwind <HOW>
+          How stacks are unwound
+          [default: auto] [possible
+          values: auto, dwarf, fp]
       --top <N>
           Number of sites shown
           [default: 10]
@@ -436,6 +449,10 @@ Limits:
       --max-stacks <N>
           Room for this many distinct
           stacks [default: 16384]
+      --max-unwind-rows <N>
+          Room for this many rows of
+          unwind tables, 4 bytes each
+          [default: 4194304]
 
 Output:
       --format <FORMAT>
@@ -469,173 +486,193 @@ Durations: 30s, 500ms, 5m, 1h30m; sizes:
 #[test]
 fn long_help() {
     insta::assert_snapshot!(trimmed(80, true), @r"
-Find the line of code that owns the memory a running process, or the kernel,
-does not give back.
+    Find the line of code that owns the memory a running process, or the kernel,
+    does not give back.
 
-Watches the allocator of a live process from outside, with eBPF, and reports the
-blocks that are not given back by the stack that allocated them. The process is
-neither stopped nor restarted. Or watches the kernel's own allocators. Needs
-root.
+    Watches the allocator of a live process from outside, with eBPF, and reports the
+    blocks that are not given back by the stack that allocated them. The process is
+    neither stopped nor restarted. Or watches the kernel's own allocators. Needs
+    root.
 
-Usage: leakprobe [OPTIONS] --pid PID...
-       leakprobe [OPTIONS] --kernel
-       leakprobe [OPTIONS] -- COMMAND...
-       leakprobe [OPTIONS] demo
-       leakprobe doctor
+    Usage: leakprobe [OPTIONS] --pid PID...
+           leakprobe [OPTIONS] --kernel
+           leakprobe [OPTIONS] -- COMMAND...
+           leakprobe [OPTIONS] demo
+           leakprobe doctor
 
-Instead of --pid:
-  demo    Profile a small built-in program that leaks
-  doctor  Tell what this machine offers, and whether leakprobe works here
+    Instead of --pid:
+      demo    Profile a small built-in program that leaks
+      doctor  Tell what this machine offers, and whether leakprobe works here
 
-What to profile:
-  -p, --pid <PID>
-          ID of a process to profile; can be given several times
+    What to profile:
+      -p, --pid <PID>
+              ID of a process to profile; can be given several times
 
-  -k, --kernel
-          Profile the kernel's own memory: slab caches and kmalloc
+      -k, --kernel
+              Profile the kernel's own memory: slab caches and kmalloc
 
-          Reports each cache, traced and by /proc/slabinfo, then the
-          longest-lived survivors with the kernel's stacks. It watches the whole
-          machine: on a busy one, --sample makes it cheaper.
+              Reports each cache, traced and by /proc/slabinfo, then the
+              longest-lived survivors with the kernel's stacks. It watches the whole
+              machine: on a busy one, --sample makes it cheaper.
 
-      --mmap
-          Profile mmap, mremap, munmap and brk too
+          --mmap
+              Profile mmap, mremap, munmap and brk too
 
-  [COMMAND]...
-          Program to start (after --) and profile from its first allocation on,
-          with its arguments
+      [COMMAND]...
+              Program to start (after --) and profile from its first allocation on,
+              with its arguments
 
-          Its exit status is passed on. Reports go to standard error unless
-          --output is given: standard output is the program's own.
+              Its exit status is passed on. Reports go to standard error unless
+              --output is given: standard output is the program's own.
 
-With --kernel:
-      --cache <NAME>
-          Record only caches of these names (several times, or with commas), or
-          of a glob: 'kmalloc-*'
+    With --kernel:
+          --cache <NAME>
+              Record only caches of these names (several times, or with commas), or
+              of a glob: 'kmalloc-*'
 
-          Names are those of /proc/slabinfo. In a glob, * stands for any text
-          and ? for one character.
+              Names are those of /proc/slabinfo. In a glob, * stands for any text
+              and ? for one character.
 
-      --pages
-          Record pages of the page allocator too, those that no slab took
+          --pages
+              Record pages of the page allocator too, those that no slab took
 
-          Pages of user space and of files are among them. They are not sampled.
+              Pages of user space and of files are among them. They are not sampled.
 
-      --percpu
-          Record per-CPU memory too
+          --percpu
+              Record per-CPU memory too
 
-      --sample <N>
-          Record one address in N: cheaper; counts become estimates
+          --sample <N>
+              Record one address in N: cheaper; counts become estimates
 
-          Which addresses are recorded is decided by a hash, so that an object
-          and its free are both seen or both left out. The report scales its
-          numbers up and says so.
+              Which addresses are recorded is decided by a hash, so that an object
+              and its free are both seen or both left out. The report scales its
+              numbers up and says so.
 
-      --no-stacks
-          Tell sites apart by the allocator's caller alone: cheaper than whole
-          stacks
+          --no-stacks
+              Tell sites apart by the allocator's caller alone: cheaper than whole
+              stacks
 
-What to show:
-      --interval <DURATION>
-          Time from report to report, at least 100ms
+    What to show:
+          --interval <DURATION>
+              Time from report to report, at least 100ms
 
-          Durations are written 30s, 500ms, 5m, 1h30m or 2d; a bare number
-          counts seconds.
+              Durations are written 30s, 500ms, 5m, 1h30m or 2d; a bare number
+              counts seconds.
 
-          [default: 5s]
+              [default: 5s]
 
-      --duration <DURATION>
-          Stop by itself after this time, with a last report
+          --duration <DURATION>
+              Stop by itself after this time, with a last report
 
-          Without it, leakprobe stops at Ctrl-C or when the last process has
-          exited.
+              Without it, leakprobe stops at Ctrl-C or when the last process has
+              exited.
 
-      --older <DURATION>
-          Show only blocks at least this old
+          --older <DURATION>
+              Show only blocks at least this old
 
-          By default half the time watched so far, at most 30s; all, once every
-          process has exited. 0 shows all.
+              By default half the time watched so far, at most 30s; all, once every
+              process has exited. 0 shows all.
 
-      --top <N>
-          Number of sites shown
+          --unwind <HOW>
+              How stacks are unwound
 
-          [default: 10]
+              Possible values:
+              - auto:  By each object's call frame information; by frame pointers
+                through code that has none
+              - dwarf: By call frame information alone: a stack ends at code that
+                has none
+              - fp:    By frame pointers alone
 
-Limits:
-      --min-size <SIZE>
-          Record only blocks of at least this many bytes
+              [default: auto]
 
-          Sizes are written 4096, 64k, 1M, 10mb or 1.5GiB; k is 1024.
+          --top <N>
+              Number of sites shown
 
-      --max-size <SIZE>
-          Record only blocks of at most this many bytes
+              [default: 10]
 
-      --max-blocks <N>
-          Room for this many outstanding blocks [default: 2097152]
+    Limits:
+          --min-size <SIZE>
+              Record only blocks of at least this many bytes
 
-          Blocks beyond it are not recorded, and the report says how many those
-          were. Kernels before 6.1 set the room aside at once: there the default
-          is 524288.
+              Sizes are written 4096, 64k, 1M, 10mb or 1.5GiB; k is 1024.
 
-      --max-stacks <N>
-          Room for this many distinct stacks
+          --max-size <SIZE>
+              Record only blocks of at most this many bytes
 
-          Blocks of stacks beyond it are recorded without a stack, and the
-          report says how many those were.
+          --max-blocks <N>
+              Room for this many outstanding blocks [default: 2097152]
 
-          [default: 16384]
+              Blocks beyond it are not recorded, and the report says how many those
+              were. Kernels before 6.1 set the room aside at once, and --kernel
+              always does: there the default is 524288.
 
-Output:
-      --format <FORMAT>
-          Form of the reports
+          --max-stacks <N>
+              Room for this many distinct stacks
 
-          Possible values:
-          - text: For people
-          - json: One JSON object a line; docs/report-schema.md documents it
+              Blocks of stacks beyond it are recorded without a stack, and the
+              report says how many those were.
 
-          [default: text]
+              [default: 16384]
 
-  -o, --output <FILE>
-          Write the reports to this file
+          --max-unwind-rows <N>
+              Room for this many rows of unwind tables, 4 bytes each
 
-  -v, --verbose
-          Show the whole ledger and where the probes are
+              Through objects beyond it, frame pointers are followed, and the report
+              names them.
 
-Advanced:
-      --allow-return-probes-under-seccomp
-          Accept that this may kill a process that has a seccomp filter
+              [default: 4194304]
 
-          On kernels 6.11 to 6.13 a return probe makes the process use a system
-          call that its seccomp filter may refuse, as those of containers do;
-          leakprobe then refuses to profile it, unless told so.
+    Output:
+          --format <FORMAT>
+              Form of the reports
 
-Help:
-  -h, --help
-          Print help: -h in short, --help in full, with examples
+              Possible values:
+              - text: For people
+              - json: One JSON object a line; docs/report-schema.md documents it
 
-  -V, --version
-          Print the version
+              [default: text]
 
-Examples:
-  A running service, until Ctrl-C:
-    sudo leakprobe --pid 1298
-  The 5 largest sites of what is older than a minute:
-    sudo leakprobe --pid 1298 \
-      --older 1m --top 5
-  A minute of reports for a script:
-    sudo leakprobe --pid 1298 \
-      --duration 60s --format json \
-      --output leaks.json
-  The kernel's own memory:
-    sudo leakprobe --kernel
-  One of its caches, on a busy machine:
-    sudo leakprobe --kernel \
-      --cache 'kmalloc-*' --sample 512
-  A program from its first allocation on:
-    sudo leakprobe -- ./server --flag
-  See what a report looks like:
-    sudo leakprobe demo
-  See what this machine offers:
-    sudo leakprobe doctor
-");
+      -o, --output <FILE>
+              Write the reports to this file
+
+      -v, --verbose
+              Show the whole ledger and where the probes are
+
+    Advanced:
+          --allow-return-probes-under-seccomp
+              Accept that this may kill a process that has a seccomp filter
+
+              On kernels 6.11 to 6.13 a return probe makes the process use a system
+              call that its seccomp filter may refuse, as those of containers do;
+              leakprobe then refuses to profile it, unless told so.
+
+    Help:
+      -h, --help
+              Print help: -h in short, --help in full, with examples
+
+      -V, --version
+              Print the version
+
+    Examples:
+      A running service, until Ctrl-C:
+        sudo leakprobe --pid 1298
+      The 5 largest sites of what is older than a minute:
+        sudo leakprobe --pid 1298 \
+          --older 1m --top 5
+      A minute of reports for a script:
+        sudo leakprobe --pid 1298 \
+          --duration 60s --format json \
+          --output leaks.json
+      The kernel's own memory:
+        sudo leakprobe --kernel
+      One of its caches, on a busy machine:
+        sudo leakprobe --kernel \
+          --cache 'kmalloc-*' --sample 512
+      A program from its first allocation on:
+        sudo leakprobe -- ./server --flag
+      See what a report looks like:
+        sudo leakprobe demo
+      See what this machine offers:
+        sudo leakprobe doctor
+    ");
 }

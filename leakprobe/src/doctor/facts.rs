@@ -1,5 +1,6 @@
 //! What there is to know of a machine.
 
+use leakprobe_common::Unwinding;
 use serde::Serialize;
 
 use crate::{
@@ -105,6 +106,9 @@ fn settings() -> Settings {
         max_blocks: preallocate::max_blocks(preallocate),
         preallocate,
         max_stacks: DEFAULT_MAX_STACKS,
+        unwinding: Unwinding::Auto,
+        row_chunks: 1,
+        targets: 1,
         diagnostics: false,
         floor: false,
     }

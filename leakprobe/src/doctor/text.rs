@@ -161,7 +161,7 @@ fn rows(features: &Features) -> Vec<Row> {
             "",
         ),
         row("session uprobes", features.session_links, UNUSED, UNUSED),
-        row("bpf_loop", features.bpf_loop, UNUSED, UNUSED),
+        row("bpf_loop", features.bpf_loop, "", "programs take longer to load"),
         row("BTF tracepoints", features.btf_tracepoints, UNUSED, UNUSED),
         row(
             "kernel BTF",
@@ -276,7 +276,7 @@ What this kernel offers:
   maps that grow          yes
   maps are locked memory  no
   session uprobes         no   not needed by this version of leakprobe
-  bpf_loop                yes  not needed by this version of leakprobe
+  bpf_loop                yes
   BTF tracepoints         yes  not needed by this version of leakprobe
   kernel BTF              yes
   kprobes                 yes

@@ -82,7 +82,7 @@ pub fn attach(
                 attachment.links.push(Link::Multi { _fd: link });
             }
             None => {
-                let name = *role.of(&load::program_names(floor));
+                let name = *role.of(&loaded.names(floor));
                 attachment.links.extend(attach_one_by_one(loaded, name, file, pid, &points)?);
             }
         }

@@ -10,7 +10,11 @@ use std::{
 };
 
 use self::object::Relocated;
-use super::{cookies, features::Mechanism};
+use super::{
+    cookies,
+    features::{self, Mechanism},
+    tables,
+};
 use crate::sys::{bpf::program::UPROBE_MULTI, limits::LockedMemory};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -18,6 +22,7 @@ use aya::{
     maps::{Map, MapData},
     programs::{Program, ProgramError, RawTracePoint, TracePoint, UProbe},
 };
+use leakprobe_common::Unwinding;
 
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.bpf.o");
@@ -41,6 +46,12 @@ pub struct Settings {
     pub preallocate: bool,
     /// Capacity of the stack table.
     pub max_stacks: u32,
+    /// How stacks are unwound.
+    pub unwinding: Unwinding,
+    /// Chunks of unwind rows that there is room for.
+    pub row_chunks: u32,
+    /// Processes that may be profiled.
+    pub targets: u32,
     /// Whether BPF programs write diagnostics.
     pub diagnostics: bool,
     /// Empty programs in place of the real ones: what the traps alone cost.
@@ -66,13 +77,20 @@ pub struct Loaded {
     pub multi: Option<UprobePrograms<OwnedFd>>,
     /// How probes are attached.
     pub mechanism: Mechanism,
+    /// Whether the kernel calls each step of a walk.
+    looped: bool,
     globals: Globals,
 }
 
 impl Loaded {
+    /// Names of the uprobe programs that are attached.
+    pub fn names(&self, floor: bool) -> UprobePrograms<&'static str> {
+        program_names(floor, self.looped)
+    }
+
     /// The uprobe programs that are attached, with their names.
     pub fn uprobe_programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
-        let names = program_names(floor);
+        let names = program_names(floor, self.looped);
         let names = [names.allocate_enter, names.allocate_return, names.free_enter];
         match &self.multi {
             Some(fds) => {
@@ -91,7 +109,7 @@ impl Loaded {
 }
 
 /// Names of the uprobe programs in the object.
-pub fn program_names(floor: bool) -> UprobePrograms<&'static str> {
+pub fn program_names(floor: bool, looped: bool) -> UprobePrograms<&'static str> {
     if floor {
         UprobePrograms {
             allocate_enter: "floor_enter",
@@ -101,7 +119,7 @@ pub fn program_names(floor: bool) -> UprobePrograms<&'static str> {
     } else {
         UprobePrograms {
             allocate_enter: "allocate_enter",
-            allocate_return: "allocate_return",
+            allocate_return: if looped { "allocate_looped" } else { "allocate_return" },
             free_enter: "free_enter",
         }
     }
@@ -122,7 +140,8 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
             .attach(tracepoint)
             .with_context(|| format!("failed to attach {name} to the raw tracepoint {tracepoint}"))?;
     }
-    let names = program_names(settings.floor);
+    let looped = features::has_loop();
+    let names = program_names(settings.floor, looped);
     let multi = match mechanism {
         Mechanism::Multi => {
             let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
@@ -141,7 +160,7 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, multi, mechanism, globals })
+    Ok(Loaded { ebpf, multi, mechanism, looped, globals })
 }
 
 impl Loaded {
@@ -160,6 +179,7 @@ impl Loaded {
 
 /// Creates the maps.
 fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
+    let with_tables = settings.unwinding != Unwinding::FramePointers;
     let mut loader = EbpfLoader::new();
     loader
         // No program uses kernel types, and parsing the kernel's BTF takes longer than all the rest.
@@ -173,6 +193,11 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .map_max_entries("COOKIES", if globals.cookies_by_address != 0 { cookies::ROOM } else { 1 })
         .map_max_entries("BLOCKS", settings.max_blocks)
         .map_max_entries("STACKS", settings.max_stacks)
+        .override_global("UNWINDING", &globals.unwinding, true)
+        .map_max_entries("SPACES", if with_tables { settings.targets * 2 } else { 1 })
+        .map_max_entries("SPACE_OF", settings.targets)
+        .map_max_entries("PAGES", if with_tables { tables::MAX_PAGES } else { 1 })
+        .map_max_entries("ROWS", if with_tables { settings.row_chunks } else { 1 })
         // One more: blocks whose stack was not kept have a site, too.
         .map_max_entries("SITES", settings.max_stacks.saturating_add(1));
     let preallocating = settings.preallocate.then(|| preallocate::object(OBJECT)).transpose()?;
@@ -228,7 +253,7 @@ pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> 
     let globals = Globals::new(settings, mechanism);
     let ebpf = create(settings, &globals)?;
     let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
-    let names = program_names(settings.floor);
+    let names = program_names(settings.floor, features::has_loop());
     let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
     let all = [names.allocate_enter, names.allocate_return, names.free_enter].map(|name| (name, uprobes));
     let all = all.into_iter().chain(["process_exec", "thread_exit"].map(|name| (name, 0)));
@@ -254,6 +279,7 @@ struct Globals {
     min_size: u64,
     max_size: u64,
     cookies_by_address: u32,
+    unwinding: u32,
     log_level: u8,
 }
 
@@ -263,16 +289,18 @@ impl Globals {
             min_size: settings.min_size,
             max_size: settings.max_size,
             cookies_by_address: (mechanism == Mechanism::PerfEventByAddress).into(),
+            unwinding: settings.unwinding as u32,
             // 0 switches aya-log off before the verifier sees it: the programs then contain no trace of it.
             log_level: if settings.diagnostics { aya_log::Level::Debug as u8 } else { 0 },
         }
     }
 
-    fn bytes(&self) -> [(&'static str, Vec<u8>); 4] {
+    fn bytes(&self) -> [(&'static str, Vec<u8>); 5] {
         [
             ("MIN_SIZE", self.min_size.to_ne_bytes().to_vec()),
             ("MAX_SIZE", self.max_size.to_ne_bytes().to_vec()),
             ("COOKIES_BY_ADDRESS", self.cookies_by_address.to_ne_bytes().to_vec()),
+            ("UNWINDING", self.unwinding.to_ne_bytes().to_vec()),
             ("AYA_LOG_LEVEL", vec![self.log_level]),
         ]
     }
@@ -319,7 +347,7 @@ mod tests {
     #[test]
     fn programs_on_uprobes_refuse_a_private_stack() {
         for object in COMMITTED {
-            for program in ["allocate_enter", "allocate_return", "free_enter"] {
+            for program in ["allocate_enter", "allocate_return", "allocate_looped", "free_enter"] {
                 assert!(has_tail_call(object, program), "{program}");
             }
             assert!(!has_tail_call(object, "floor_enter"), "which has no stack");

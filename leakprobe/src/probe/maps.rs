@@ -65,9 +65,10 @@ impl Maps {
     }
 
     /// Makes a process a target.
-    pub fn add_target(&mut self, tgid: u32) -> Result<()> {
+    /// `number` is its place among the targets.
+    pub fn add_target(&mut self, tgid: u32, number: u32) -> Result<()> {
         self.targets
-            .insert(tgid, Target::default(), 0)
+            .insert(tgid, Target { number, ..Target::default() }, 0)
             .with_context(|| format!("failed to register process {tgid} with the BPF programs"))
     }
 

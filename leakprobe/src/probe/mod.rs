@@ -9,3 +9,4 @@ pub mod load;
 pub mod maps;
 pub mod plan;
 pub mod ranges;
+pub mod tables;

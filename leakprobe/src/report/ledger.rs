@@ -62,8 +62,8 @@ impl Ledger {
 }
 
 /// The BPF programs on functions of processes; others are on the kernel's own.
-const ON_PROCESSES: [&str; 5] =
-    ["allocate_enter", "allocate_return", "free_enter", "floor_enter", "floor_return"];
+const ON_PROCESSES: [&str; 6] =
+    ["allocate_enter", "allocate_return", "allocate_looped", "free_enter", "floor_enter", "floor_return"];
 
 fn sentence(entry: &Entry) -> Warning {
     let text = match words(&entry.name).and_then(|words| words.loss) {

@@ -49,6 +49,37 @@ pub struct Report {
     /// Where each probe was put; only with `--verbose`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeRow>,
+    /// How stacks are made in each object; none with `--kernel`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stacks: Vec<ObjectStacks>,
+}
+
+/// How stacks are made in the code of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StackMethod {
+    /// By its call frame information.
+    Tables,
+    /// Along frame pointers, which it may not have.
+    FramePointers,
+    /// Not at all: stacks end in it.
+    Ended,
+}
+
+/// An object, and how stacks are made in its code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectStacks {
+    /// Its path as the process sees it. Untrusted, not yet escaped.
+    pub object: String,
+    /// How.
+    pub method: StackMethod,
+    /// Rows of its tables.
+    pub rows: usize,
+    /// Functions whose call frame information is damaged or of an unknown kind: stacks end in them.
+    pub functions_left_out: usize,
+    /// Why it has no tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Something that limits what the report can be trusted for: the cause, and what to do.

@@ -236,6 +236,7 @@ pub(super) fn everyday() -> Report {
         ledger: ledger(),
         verbose: false,
         probes: vec![],
+        stacks: vec![],
     }
 }
 

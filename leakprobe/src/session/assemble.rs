@@ -100,6 +100,7 @@ impl Session {
             } else {
                 Vec::new()
             },
+            stacks: self.unwinding.rows(),
         };
         self.output.write(&report)
     }

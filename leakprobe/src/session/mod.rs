@@ -4,21 +4,23 @@ mod assemble;
 mod follow;
 mod kernel;
 mod output;
+mod unwinding;
 mod watched;
 
 use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant};
 
 use anyhow::{Result, bail};
 use aya::maps::{MapData, RingBuf};
+use leakprobe_common::{CHUNK_ROWS, Unwinding};
 
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
     watched::kernel_is_hazardous,
 };
-use self::{output::Output, watched::Watched};
+use self::{output::Output, unwinding::ObjectTables, watched::Watched};
 use crate::{
     analysis::{balance::OwnCounts, sites::Analyst},
-    cli::{AttachWith, Options, Placement, Subject},
+    cli::{AttachWith, Options, Placement, Subject, Unwind},
     drain::{decode::Message, snapshot::Dropped},
     launch,
     lifetime::ranges::Ranges,
@@ -29,6 +31,7 @@ use crate::{
         features::{self, Mechanism},
         load::{self, Loaded, Settings, preallocate},
         maps::Maps,
+        tables::Tables,
     },
     report::model::{Ledger, Warning},
     symbolize::Symbolizer,
@@ -53,6 +56,7 @@ pub struct Session {
     /// Where probes carry no cookie.
     cookies: Option<Cookies>,
     objects: ObjectCache,
+    unwinding: ObjectTables,
     symbolizer: Symbolizer,
     analyst: Analyst,
     ranges: Option<Ranges>,
@@ -82,6 +86,16 @@ impl Session {
             max_blocks: options.max_blocks.unwrap_or(preallocate::max_blocks(preallocate)),
             preallocate,
             max_stacks: options.max_stacks,
+            unwinding: match options.unwind {
+                Unwind::Auto => Unwinding::Auto,
+                Unwind::Dwarf => Unwinding::Tables,
+                Unwind::Fp => Unwinding::FramePointers,
+            },
+            row_chunks: options.max_unwind_rows.div_ceil(CHUNK_ROWS as u32),
+            targets: match &options.subject {
+                Subject::Pids(pids) => pids.len() as u32,
+                Subject::Command(_) | Subject::Demo | Subject::Kernel => 1,
+            },
             diagnostics: options.verbose,
             floor: options.placement == Placement::Floor,
         };
@@ -98,9 +112,11 @@ impl Session {
                 features::release()
             );
         }
+        let tables = Tables::take(&mut loaded.ebpf, settings.row_chunks)?;
         let (maps, events) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
         let now = clock::monotonic_ns();
+        let unwind = options.unwind;
         Ok(Self {
             options,
             loaded,
@@ -109,6 +125,7 @@ impl Session {
             watched: Vec::new(),
             cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
+            unwinding: ObjectTables::new(unwind, tables),
             symbolizer: Symbolizer::new(),
             analyst: Analyst::new(now),
             ranges,
@@ -147,7 +164,7 @@ impl Session {
                         handler) can crash; do not profile such a program here";
             self.notes.push(Warning { kind: "execute_only".into(), text: text.to_owned() });
         }
-        self.maps.add_target(process.pid())?;
+        self.maps.add_target(process.pid(), self.watched.len() as u32)?;
         self.watched.push(Watched::new(process)?);
         Ok(())
     }
@@ -175,6 +192,9 @@ impl Session {
         }
         let Some(found) = watched.scan(&mut self.objects)? else { return Ok(false) };
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
+        if let Some(space) = watched.space_now() {
+            self.unwinding.describe(index as u32, watched.generation(), space)?;
+        }
         let planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
             for object in &planned {
@@ -305,6 +325,7 @@ impl Session {
     fn warnings(&self, ledger: &Ledger) -> Vec<Warning> {
         let mut all = ledger.losses();
         all.extend(self.notes.iter().cloned());
+        all.extend(self.unwinding.warnings());
         all.extend(self.watched.iter().flat_map(Watched::warnings));
         all
     }

@@ -134,6 +134,11 @@ impl Watched {
         self.trampoline
     }
 
+    /// Which of its programs it runs: 0 for the first.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
     /// Whether the process has ended.
     pub fn has_ended(&self) -> bool {
         self.ended.is_some()

@@ -12,7 +12,7 @@ use object::{
     elf::{
         DT_GNU_HASH, DT_HASH, DT_STRSZ, DT_STRTAB, DT_SYMTAB, Dyn64, ELFCLASS32, ELFCLASS64, ELFDATA2LSB,
         ELFMAG, EM_386, EM_AARCH64, EM_ARM, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_DYNAMIC,
-        PT_LOAD, ProgramHeader64, SHT_SYMTAB, SectionHeader64, Sym64,
+        PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64, SHT_PROGBITS, SHT_SYMTAB, SectionHeader64, Sym64,
     },
     pod::{Pod, bytes_of_mut, bytes_of_slice_mut, from_bytes},
 };
@@ -143,6 +143,17 @@ pub fn machine_name(machine: u16) -> String {
     }
 }
 
+/// A segment that is mapped as code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeSegment {
+    /// Where it begins in the file.
+    pub file_offset: u64,
+    /// Its address in the object.
+    pub address: u64,
+    /// Bytes of it that are in the file.
+    pub bytes: u64,
+}
+
 /// A symbol table and its names, as ranges of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -196,6 +207,35 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
     /// no executable segment holds it.
     pub fn code_offset(&self, address: u64) -> Option<(u64, u64)> {
         self.offset(address, |flags| flags & PF_X != 0)
+    }
+
+    /// Address of the first instruction; 0 where there is none.
+    pub fn entry(&self) -> u64 {
+        self.header.e_entry.get(LE)
+    }
+
+    /// The segments that are mapped as code.
+    pub fn code_segments(&self) -> Vec<CodeSegment> {
+        let code = |segment: &&ProgramHeader64<LE>| {
+            segment.p_type.get(LE) == PT_LOAD && segment.p_flags.get(LE) & PF_X != 0
+        };
+        let segment = |segment: &ProgramHeader64<LE>| CodeSegment {
+            file_offset: segment.p_offset.get(LE),
+            address: segment.p_vaddr.get(LE),
+            bytes: segment.p_filesz.get(LE),
+        };
+        self.segments.iter().filter(code).map(segment).collect()
+    }
+
+    /// What `PT_GNU_EH_FRAME` points to: the index of the call frame information, its address and its place in the file.
+    pub fn frame_index(&self) -> Option<(u64, u64)> {
+        let segment = self.segments.iter().find(|segment| segment.p_type.get(LE) == PT_GNU_EH_FRAME)?;
+        Some((segment.p_vaddr.get(LE), segment.p_offset.get(LE)))
+    }
+
+    /// Where in the file an address of any segment lies, and how many bytes of the segment follow.
+    pub fn file_offset(&self, address: u64) -> Option<(u64, u64)> {
+        self.offset(address, |_| true)
     }
 
     fn offset(&self, address: u64, flags: impl Fn(u32) -> bool) -> Option<(u64, u64)> {
@@ -274,15 +314,35 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
         if ended { Ok(count) } else { Err(ObjectError::Damaged("a hash chain without an end")) }
     }
 
-    /// The full symbol table (`.symtab`), which stripping removes; `None` when it is gone.
+    /// A section by name, as a range of the file; `None` where there is none, or it is compressed.
     ///
     /// # Errors
     /// When the section headers are damaged.
-    pub fn full_symbols(&self) -> Result<Option<Table>, ObjectError> {
+    pub fn section(&self, name: &str) -> Result<Option<(u64, u64)>, ObjectError> {
+        const SHF_COMPRESSED: u64 = 0x800;
+        let sections = self.sections()?;
+        let Some(names) = sections.get(usize::from(self.header.e_shstrndx.get(LE))) else { return Ok(None) };
+        let mut wanted = name.as_bytes().to_vec();
+        wanted.push(0);
+        for section in &sections {
+            if section.sh_type.get(LE) != SHT_PROGBITS || section.sh_flags.get(LE) & SHF_COMPRESSED != 0 {
+                continue;
+            }
+            let at = names.sh_offset.get(LE).saturating_add(section.sh_name.get(LE).into());
+            let mut found = vec![0; wanted.len()];
+            if self.file.read_at(&mut found, at)? == found.len() && found == wanted {
+                return Ok(Some((section.sh_offset.get(LE), section.sh_size.get(LE))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The section headers; none where they were stripped.
+    fn sections(&self) -> Result<Vec<SectionHeader64<LE>>, ObjectError> {
         let at = self.header.e_shoff.get(LE);
         let mut count = u64::from(self.header.e_shnum.get(LE));
         if at == 0 {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         if count == 0 {
             // More than 65,279: the number is in the first header.
@@ -292,7 +352,15 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
         if count > MAX_SECTIONS {
             return Err(ObjectError::TooLarge("more than 1048576 sections"));
         }
-        let sections: Vec<SectionHeader64<LE>> = array(self.file, at, count)?;
+        array(self.file, at, count)
+    }
+
+    /// The full symbol table (`.symtab`), which stripping removes; `None` when it is gone.
+    ///
+    /// # Errors
+    /// When the section headers are damaged.
+    pub fn full_symbols(&self) -> Result<Option<Table>, ObjectError> {
+        let sections = self.sections()?;
         let Some(symbols) = sections.iter().find(|s| s.sh_type.get(LE) == SHT_SYMTAB) else {
             return Ok(None);
         };

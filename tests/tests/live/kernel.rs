@@ -166,3 +166,23 @@ fn a_leak_is_believed_beside_a_site_whose_frees_are_not_seen() {
     }
     probe.finish();
 }
+
+/// The kernel tells of a block above kmalloc's largest cache twice: in the function that makes it, and in its caller.
+#[test]
+fn a_large_block_is_counted_once_and_its_free_is_seen() {
+    const COUNT: u64 = 200;
+    let rings = Kind { cache: "kmalloc-large", function: "pipe" };
+    let (mut victim, _folder) = kobjects::start();
+    let mut probe = Probe::attach_to_kernel(&[&ALL[..], &["--min-size", "8193"]].concat());
+    victim.run(&format!("rings {COUNT}"));
+    let report = report_in_which(&mut probe, |report| made(report, rings) == COUNT);
+    assert_eq!(made(&report, rings), COUNT, "{}", digest(&report));
+    let allocated: u64 = of(&report, rings).map(|site| site.allocated_blocks).sum();
+    assert!((COUNT..COUNT + 5).contains(&allocated), "{allocated}{}", digest(&report));
+    victim.run("release");
+    let gone = report_in_which(&mut probe, |report| made(report, rings) == 0);
+    assert_eq!(made(&gone, rings), 0, "{}", digest(&gone));
+    let missed = gone.ledger.count("missed_free");
+    assert!(missed < COUNT / 10, "{missed} frees that were not seen, of {COUNT}");
+    probe.finish();
+}

@@ -23,6 +23,7 @@ mod objects;
 mod rounds;
 mod terminal;
 mod threads;
+mod unwind;
 
 use leakprobe_tests::report::Report;
 

@@ -50,6 +50,7 @@ pub fn compares_processes() -> io::Result<bool> {
         kernel_type: 0,
         instructions: &instructions,
         license: c"Dual MIT/GPL",
+        types: None,
     })?;
     let (path, file_offset) = place(touched as extern "C" fn(u64) -> u64 as usize as u64)?;
     let point = Point { file_offset, cookie: 0 };

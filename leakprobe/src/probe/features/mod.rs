@@ -13,7 +13,7 @@ use std::{
 };
 
 pub use self::{
-    probes::{Features, execute_only_pages, maps_on_demand},
+    probes::{Features, execute_only_pages, has_loop, maps_on_demand},
     refusal::{capability_refusal, lockdown_hint, namespace_refusal, own_capabilities, refusal_here},
 };
 

@@ -91,7 +91,7 @@ impl Features {
             kprobes: kprobes(),
             fentry: traces(bpf_attach_type::BPF_TRACE_FENTRY),
             fexit: traces(bpf_attach_type::BPF_TRACE_FEXIT),
-            bpf_loop: has_helper(BpfHelper::BPF_FUNC_loop),
+            bpf_loop: has_loop(),
             maps_on_demand: maps_on_demand(),
             execute_only_pages: execute_only_pages(),
             maps_are_locked_memory: locked,
@@ -139,6 +139,11 @@ pub fn perf_links() -> bool {
 /// Whether there are multi-uprobe links.
 pub fn multi_links() -> bool {
     links_exist(LinkKind::Enter)
+}
+
+/// Whether a program can have the kernel call one of its functions many times (5.17).
+pub fn has_loop() -> bool {
+    has_helper(BpfHelper::BPF_FUNC_loop)
 }
 
 fn has_helper(helper: BpfHelper) -> bool {
@@ -210,6 +215,7 @@ fn trivial(kind: bpf_prog_type, attach_type: u32, kernel_type: u32) -> Program<'
         kernel_type,
         instructions: &NOTHING,
         license: c"Dual MIT/GPL",
+        types: None,
     }
 }
 

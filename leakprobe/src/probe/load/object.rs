@@ -14,10 +14,25 @@ use aya_obj::{Object, ProgramSection, generated::bpf_prog_type};
 
 use super::map_data;
 use crate::probe::features::lockdown_hint;
-use crate::sys::bpf::program::{self, Cost, Program};
+use crate::sys::bpf::program::{self, Cost, FunctionTypes, Program};
 
 /// The object, its references to maps and functions resolved.
-pub struct Relocated(Object);
+pub struct Relocated {
+    object: Object,
+    /// Types of its functions; `None` where the kernel does not take them.
+    types: Option<OwnedFd>,
+}
+
+/// How the names of programs end that hand one of their functions to a helper.
+const LOOPED: &str = "_looped";
+
+/// Loads the types of an object's functions; `None` where the kernel does not take them.
+fn types(object: &mut Object) -> Option<OwnedFd> {
+    let btf = object.fixup_and_sanitize_btf(aya::features().btf()?).ok()??;
+    program::load_types(&btf.to_bytes())
+        .inspect_err(|error| log::debug!("failed to load types: {error}"))
+        .ok()
+}
 
 impl Relocated {
     /// Parses an object anew, with the maps of `ebpf`, which was made of it, and with its globals by name.
@@ -40,7 +55,8 @@ impl Relocated {
             .context("failed to relocate the BPF object's maps")?;
         object.relocate_calls(&text_sections).context("failed to relocate the BPF object's calls")?;
         object.sanitize_functions(aya::features());
-        Ok(Self(object))
+        let types = types(&mut object);
+        Ok(Self { object, types })
     }
 
     /// Loads a program for `attach_type` (0 where that does not matter).
@@ -88,7 +104,7 @@ impl Relocated {
         load: impl FnOnce(&Program<'_>) -> io::Result<T>,
     ) -> Result<T> {
         let found =
-            self.0.programs.get(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
+            self.object.programs.get(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
         let kind = match found.section {
             ProgramSection::UProbe { .. }
             | ProgramSection::URetProbe { .. }
@@ -102,8 +118,12 @@ impl Relocated {
             ref other => bail!("the BPF program {name} is of a kind that is not loaded here: {other:?}"),
         };
         let license: &CString = &found.license;
-        let instructions = &self.0.functions[&found.function_key()].instructions;
-        load(&Program { name, kind, attach_type, kernel_type, instructions, license })
+        let function = &self.object.functions[&found.function_key()];
+        let instructions = &function.instructions;
+        let functions = function.func_info.func_info_bytes();
+        let types = self.types.as_ref().filter(|_| name.ends_with(LOOPED));
+        let types = types.map(|btf| FunctionTypes { btf: btf.as_fd(), functions: &functions });
+        load(&Program { name, kind, attach_type, kernel_type, instructions, license, types })
             .with_context(|| format!("failed to load the BPF program {name}{}", lockdown_hint()))
     }
 }

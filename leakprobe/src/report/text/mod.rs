@@ -56,6 +56,10 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
         page.blank();
         probes::probes(&mut page, report);
     }
+    if is_verbose(report) && !report.stacks.is_empty() {
+        page.blank();
+        probes::stacks(&mut page, report);
+    }
     page.finish()
 }
 

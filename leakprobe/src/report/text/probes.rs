@@ -2,7 +2,7 @@
 
 use super::page::{Page, Tone};
 use crate::report::escape::{Cut, fit, visible};
-use crate::report::model::{ProbeRow, Report};
+use crate::report::model::{ObjectStacks, ProbeRow, Report, StackMethod};
 use crate::report::units::{count, counted};
 
 pub(super) fn probes(page: &mut Page, report: &Report) {
@@ -45,5 +45,35 @@ fn row(page: &mut Page, probe: &ProbeRow) {
     page.flow(tone, 8, " ", &pieces);
     if let Some(reason) = &probe.reason {
         page.prose(tone, 8, &format!("        because {}", visible(reason)));
+    }
+}
+
+/// How stacks are made in each object.
+pub(super) fn stacks(page: &mut Page, report: &Report) {
+    page.prose(Tone::Strong, 2, "stacks through");
+    for object in &report.stacks {
+        let path = visible(&object.object);
+        let name = fit(&path, page.width().saturating_sub(4), Cut::Start);
+        let (tone, how) = how(object);
+        page.flow(tone, 8, " ", &[format!("    {name}:"), how]);
+    }
+}
+
+fn how(object: &ObjectStacks) -> (Tone, String) {
+    let reason = object.reason.as_deref().map(visible).unwrap_or_default();
+    match object.method {
+        StackMethod::Tables if object.functions_left_out > 0 => (
+            Tone::Warning,
+            format!(
+                "unwind tables of {}; they end in {} with damaged call frame information",
+                counted(object.rows as u64, "row"),
+                counted(object.functions_left_out as u64, "function")
+            ),
+        ),
+        StackMethod::Tables => {
+            (Tone::Plain, format!("unwind tables of {}", counted(object.rows as u64, "row")))
+        }
+        StackMethod::FramePointers => (Tone::Warning, format!("frame pointers, a guess: {reason}")),
+        StackMethod::Ended => (Tone::Warning, format!("they end there: {reason}")),
     }
 }

@@ -138,6 +138,7 @@ impl KernelSession {
             ledger,
             verbose: self.options.verbose,
             probes: Vec::new(),
+            stacks: Vec::new(),
         };
         self.output.write(&report)
     }
@@ -351,8 +352,8 @@ fn untraced_growth(mut caches: Vec<(u64, String)>) -> Option<Warning> {
     (!names.is_empty()).then(|| Warning {
         kind: "allocations_untraced".to_owned(),
         text: format!(
-            "by /proc/slabinfo these caches grew by objects that were not traced: {}{more}; they were allocated in bulk or \
-             before the probes were in place, and no site below is theirs",
+            "by /proc/slabinfo these caches grew by objects that no tracepoint told of: {}{more}; such are allocated in bulk, \
+             or before the probes were in place, and no site below is theirs",
             names.join(", ")
         ),
     })

@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// What blocks above kmalloc's largest cache are called, which are in no cache.
+const LARGE: &str = "kmalloc-large";
+
 /// Near names that an error lists.
 const NEAR: usize = 8;
 
@@ -151,6 +154,12 @@ fn nothing_matches(wanted: &str, slabs: &BTreeMap<String, Row>) -> String {
         [] => "no name is near it".to_owned(),
         near => format!("near names: {}", near.join(", ")),
     };
+    if wanted == LARGE {
+        return format!(
+            "failed to find a cache that matches '{LARGE}': blocks that are larger than kmalloc's caches are in none; leave \
+             out --cache, and use --min-size"
+        );
+    }
     if slabs.is_empty() {
         return format!(
             "failed to find the cache '{shown}': /proc/slabinfo lists none here; leave out --cache, and use --min-size and \

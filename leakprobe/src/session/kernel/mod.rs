@@ -281,6 +281,9 @@ fn limits_of(options: &Options, shape: &Shape, probes: &KernelProbes) -> Vec<War
         let names = options.kernel.caches.join(", ");
         limit("filtered", format!("only caches that match {names} are recorded (--cache)"));
     }
+    if let Some(sizes) = sizes(options) {
+        limit("filtered", format!("only allocations of {sizes} are recorded (--min-size, --max-size)"));
+    }
     if !probes.unprobed.is_empty() && options.placement != Placement::Floor {
         limit(
             "frees_untraced",
@@ -310,6 +313,16 @@ fn limits_of(options: &Options, shape: &Shape, probes: &KernelProbes) -> Vec<War
         );
     }
     limits
+}
+
+/// Sizes that are recorded, in words; `None` where all are.
+fn sizes(options: &Options) -> Option<String> {
+    match (options.min_size, options.max_size) {
+        (None | Some(0), None) => None,
+        (Some(min), None) => Some(format!("at least {min} bytes")),
+        (None, Some(max)) => Some(format!("at most {max} bytes")),
+        (Some(min), Some(max)) => Some(format!("{min} to {max} bytes")),
+    }
 }
 
 /// CPUs that the kernel makes per-CPU memory for: `0-3`, or `0,2-3`.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_func_info, bpf_insn, bpf_prog_type};
 
 use super::{command, owned, zeroed};
 
@@ -36,6 +36,33 @@ pub struct Program<'a> {
     pub instructions: &'a [bpf_insn],
     /// The licence that the program declares.
     pub license: &'a CStr,
+    /// Types of its functions, which the kernel wants of programs that hand one to a helper.
+    pub types: Option<FunctionTypes<'a>>,
+}
+
+/// Types of a program's functions.
+#[derive(Clone, Copy, Debug)]
+pub struct FunctionTypes<'a> {
+    /// The types, loaded by [`load_types`].
+    pub btf: BorrowedFd<'a>,
+    /// `bpf_func_info` records: where each function begins, and its type.
+    pub functions: &'a [u8],
+}
+
+/// Bytes of a `bpf_func_info`.
+pub const FUNCTION_INFO_BYTES: usize = size_of::<bpf_func_info>();
+
+/// Loads types (BTF).
+///
+/// # Errors
+/// What the kernel said.
+pub fn load_types(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    // SAFETY: this variant of the zeroed union is the one that BPF_BTF_LOAD reads.
+    let load = unsafe { &mut attributes.__bindgen_anon_7 };
+    load.btf = bytes.as_ptr() as u64;
+    load.btf_size = bytes.len() as u32;
+    command(bpf_cmd::BPF_BTF_LOAD, &mut attributes).map(owned)
 }
 
 /// What loading a program took.
@@ -93,6 +120,12 @@ fn attempt(program: &Program<'_>, log_level: u32, log: &mut [u8]) -> io::Result<
     load.insns = program.instructions.as_ptr() as u64;
     load.insn_cnt = program.instructions.len() as u32;
     load.license = program.license.as_ptr() as u64;
+    if let Some(types) = &program.types {
+        load.prog_btf_fd = types.btf.as_raw_fd() as u32;
+        load.func_info = types.functions.as_ptr() as u64;
+        load.func_info_rec_size = FUNCTION_INFO_BYTES as u32;
+        load.func_info_cnt = (types.functions.len() / FUNCTION_INFO_BYTES) as u32;
+    }
     for (to, from) in load.prog_name.iter_mut().take(15).zip(program.name.bytes()) {
         *to = from as libc::c_char;
     }

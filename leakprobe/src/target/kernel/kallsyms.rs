@@ -171,6 +171,11 @@ impl Kallsyms {
         all.min_by_key(|symbol| symbol.module).map(|symbol| symbol.address)
     }
 
+    /// Whether there is a symbol of this name, whatever is told of its address.
+    pub fn has(&self, name: &str) -> bool {
+        self.symbols.iter().any(|symbol| self.name(symbol) == name)
+    }
+
     /// The function that an address lies in.
     pub fn function(&self, address: u64) -> Option<Found<'_>> {
         let end = self.symbols.partition_point(|symbol| symbol.address <= address);

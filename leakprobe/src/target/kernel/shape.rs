@@ -174,7 +174,7 @@ impl Shape {
         let pages = arguments("mm_page_alloc").is_some_and(|found| begins(&found, &["page", "order"]))
             && arguments("mm_page_free").is_some_and(|found| begins(&found, &["page", "order"]));
         let function = |names: &[&str]| {
-            let name = names.iter().find(|name| symbols.address(name).is_some())?;
+            let name = names.iter().find(|name| symbols.has(name))?;
             Some(Function { name: (*name).to_owned(), type_id: btf.find(Kind::Func, name) })
         };
         let bulk_alloc = function(&BULK_ALLOC);
@@ -260,7 +260,7 @@ impl Shape {
             format.as_ref().is_some_and(|it| (it.offset("pfn"), it.offset("order")) == (Some(8), Some(16)))
         });
         let function = |names: &[&str]| {
-            let name = names.iter().find(|name| symbols.address(name).is_some())?;
+            let name = names.iter().find(|name| symbols.has(name))?;
             Some(Function { name: (*name).to_owned(), type_id: None })
         };
         Ok(Self {

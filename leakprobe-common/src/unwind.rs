@@ -1,0 +1,220 @@
+//! Unwinding by tables: from an address to its rule, and what a rule says.
+//!
+//! User space compiles each mapped object's call frame information. An address is looked up in its process's
+//! [`Space`], which gives the object's pages; the page gives a range of rows, sorted by address; the last row that is not
+//! above the address gives the number of its [`Rule`].
+
+use core::mem::{offset_of, size_of};
+
+/// How stacks are unwound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Unwinding {
+    /// By frame pointers.
+    FramePointers = 0,
+    /// By tables, and by frame pointers where there are none.
+    Auto = 1,
+    /// By tables alone.
+    Tables = 2,
+}
+
+/// How a caller's registers are found from those of the function that it called. Offsets are in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Rule {
+    /// Added to what [`Rule::cfa`] names, before it is followed.
+    pub cfa_offset: i32,
+    /// Added to what [`Rule::fp`] names.
+    pub fp_offset: i16,
+    /// Added to what [`Rule::ra`] names.
+    pub ra_offset: i16,
+    /// Where the canonical frame address (the caller's stack pointer) comes from: one of [`cfa`]'s numbers.
+    pub cfa: u8,
+    /// Where the caller's frame pointer is: one of [`saved`]'s numbers.
+    pub fp: u8,
+    /// Where the return address is: one of [`saved`]'s numbers.
+    pub ra: u8,
+    /// 1 for a signal trampoline: what it interrupted goes on at its address, not behind a call.
+    pub is_signal: u8,
+    /// 1 for [`FRAME_POINTERS`].
+    pub is_guess: u8,
+    /// Always 0.
+    pub _pad: [u8; 3],
+}
+
+/// Where a canonical frame address comes from.
+pub mod cfa {
+    /// Nothing is known of this code.
+    pub const UNKNOWN: u8 = 0;
+    /// The stack pointer.
+    pub const STACK_POINTER: u8 = 1;
+    /// The frame pointer.
+    pub const FRAME_POINTER: u8 = 2;
+    /// The word at the stack pointer plus the offset.
+    pub const AT_STACK_POINTER: u8 = 3;
+    /// The word at the frame pointer plus the offset.
+    pub const AT_FRAME_POINTER: u8 = 4;
+    /// An entry of a procedure linkage table: the stack pointer plus 8, and 8 more from the offset's byte of each 16 on.
+    pub const LINKAGE_TABLE: u8 = 5;
+}
+
+/// Where a register of the caller is.
+pub mod saved {
+    /// It still holds its value.
+    pub const SAME: u8 = 0;
+    /// In memory, at the canonical frame address plus the offset.
+    pub const AT_CFA: u8 = 1;
+    /// In memory, at the stack pointer plus the offset.
+    pub const AT_STACK_POINTER: u8 = 2;
+    /// In memory, at the frame pointer plus the offset.
+    pub const AT_FRAME_POINTER: u8 = 3;
+    /// Nowhere. Of a return address: this is the outermost function.
+    pub const NOWHERE: u8 = 4;
+}
+
+/// Number of the rule that says that nothing is known.
+pub const NO_RULE: u16 = 0;
+/// Number of the rule that takes a frame pointer for one, for code without tables.
+pub const FRAME_POINTERS: u16 = 1;
+/// Rules that there is room for; their numbers have 16 bits.
+pub const MAX_RULES: usize = 16_384;
+
+/// Bits of an address that tell one place of a page from another.
+pub const PAGE_BITS: u32 = 16;
+
+/// A page's rows: which chunk of [`CHUNK_ROWS`] they are in, and which part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CodePage {
+    /// The chunk.
+    pub chunk: u32,
+    /// Index in it of the first row, which is for the page's first byte.
+    pub first: u16,
+    /// How many rows; 0 where nothing is known.
+    pub rows: u16,
+}
+
+/// Rows in a chunk. A row has the lower [`PAGE_BITS`] of its address in its upper half, and the number of its rule in the
+/// lower one.
+pub const CHUNK_ROWS: usize = 16_384;
+/// log2 of that: as many steps find a row in a chunk.
+pub const CHUNK_BITS: u32 = CHUNK_ROWS.ilog2();
+
+/// A chunk.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Chunk {
+    /// The rows.
+    pub rows: [u32; CHUNK_ROWS],
+}
+
+/// The row of an address's lower bits.
+#[inline(always)]
+pub const fn row(low: u16, rule: u16) -> u32 {
+    (low as u32) << 16 | rule as u32
+}
+
+/// Mappings of code in one process that there is room for.
+pub const MAX_RANGES: usize = 512;
+/// log2 of that.
+pub const RANGE_BITS: u32 = MAX_RANGES.ilog2();
+/// Start of a range that is not in use. Compared as a signed number: addresses above are the kernel's.
+pub const UNUSED: u64 = i64::MAX as u64;
+/// [`CodeRange::pages`] of code without tables, of which frame pointers are followed.
+pub const NO_TABLE: u32 = u32::MAX;
+
+/// A mapping of code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CodeRange {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// Where `start` is in the object, counted from the first of its pages.
+    pub offset: u32,
+    /// Number of the object's first [`CodePage`], or [`NO_TABLE`].
+    pub pages: u32,
+}
+
+/// Places in a [`Space`] where an address's rule is remembered.
+pub const CACHE_ENTRIES: usize = 4096;
+/// Lower bits of an entry: the number of the rule; above it is the address.
+pub const CACHE_RULE_BITS: u32 = 16;
+
+/// The code of one process, as it was at one moment.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Space {
+    /// Program image of the process that it describes.
+    pub generation: u32,
+    /// Always 0.
+    pub _pad: u32,
+    /// Sorted by address, and not overlapping; those that are not in use begin at [`UNUSED`].
+    pub ranges: [CodeRange; MAX_RANGES],
+    /// Rules of addresses that were looked up, by their hash. Written by the programs; one word each, so that none is
+    /// ever half of one and half of another.
+    pub cache: [u64; CACHE_ENTRIES],
+}
+
+/// A walk under way: the registers of the frame that it is at. In the thread's entry, so that the verifier forgets what it
+/// knows of them at each step: it would tell apart every way in which they can have come about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Walk {
+    /// Address of the code.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer.
+    pub fp: u64,
+    /// Where the return address is in a register, that; 0 when it is not any more.
+    pub link: u64,
+    /// What is taken off `ip` to find its row: 1 behind a call, which may be the last instruction of its function.
+    pub back: u64,
+    /// Number of the frame's rule.
+    pub rule: u64,
+    /// The caller's stack pointer, once it is known.
+    pub frame: u64,
+    /// Address of the copy of the stack.
+    pub window: u64,
+    /// Words from `window` up to this many bytes above it are in the copy.
+    pub reach: u64,
+    /// The hash of the frames so far.
+    pub hash: u64,
+    /// 1 when a frame pointer was taken for one where nothing says that it is.
+    pub guessed: u64,
+    /// 1 when a return address was the kernel's trampoline.
+    pub hijacked: u64,
+}
+
+/// Where an address's rule is remembered.
+#[inline(always)]
+pub const fn cache_index(address: u64) -> usize {
+    ((address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize) & (CACHE_ENTRIES - 1)
+}
+
+const _: () = {
+    assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8);
+    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 96);
+    assert!(size_of::<CodeRange>() == 24 && offset_of!(CodeRange, offset) == 16);
+    assert!(size_of::<Space>() == 8 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);
+    assert!(offset_of!(Space, cache) == 8 + 24 * MAX_RANGES);
+    assert!(CHUNK_ROWS.is_power_of_two() && MAX_RANGES.is_power_of_two() && CACHE_ENTRIES.is_power_of_two());
+    assert!(MAX_RULES < 1 << CACHE_RULE_BITS);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Chunk, CodePage, Rule, Space};
+
+    // SAFETY: all are repr(C) of integers without implicit padding (sizes asserted above), so every byte
+    // is initialized and every bit pattern is a value.
+    unsafe impl aya::Pod for Rule {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for CodePage {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Chunk {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Space {}
+}

@@ -1,0 +1,393 @@
+//! Stacks by the tables that user space has made of each object's call frame information.
+//!
+//! A step looks up the rule of a frame's address, and finds its caller's stack pointer, frame pointer and address by it.
+//! What costs is the search for a row; return addresses repeat, so the rules of those that were looked up are
+//! remembered. Code that has no tables is walked by frame pointers, which is a guess, and is marked.
+
+use core::arch::asm;
+
+use aya_ebpf::helpers::{bpf_probe_read_user, generated};
+use leakprobe_common::{
+    CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, NO_RULE, NO_TABLE,
+    PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, Unwinding, Walk, cache_index, cfa,
+    mix, saved,
+};
+
+use crate::{
+    maps::{PAGES, ROWS, RULES, SPACE_OF, SPACES, TARGETS, UNWINDING},
+    registers::Registers,
+    stack::{self, WINDOW_BYTES},
+};
+
+/// A walk's result.
+pub struct Walked {
+    /// Hash of the frames.
+    pub hash: u64,
+    /// Whether a return address is the kernel's trampoline: another tracer has a return probe on a function of the
+    /// target's that has not returned.
+    pub hijacked: bool,
+}
+
+/// The code of a process, as user space has described it last.
+pub struct Code {
+    /// Null where it has not been, or is not to be: frame pointers are followed.
+    space: *mut Space,
+    trampoline: u64,
+    target: u32,
+    /// One more than the index of `space`.
+    index: u32,
+}
+
+impl Code {
+    /// That of a process's present program.
+    #[inline(always)]
+    pub fn of(tgid: u32, generation: u32) -> Self {
+        let mut code = Self { space: core::ptr::null_mut(), trampoline: 0, target: 0, index: 0 };
+        // SAFETY: entries are removed only when a target is dropped; a stale read gives a wrong stack for one call at
+        // worst.
+        let Some(target) = (unsafe { TARGETS.get(tgid) }) else { return code };
+        code.trampoline = target.trampoline;
+        if UNWINDING.load() == Unwinding::FramePointers as u32 {
+            return code;
+        }
+        code.target = target.number;
+        code.index = used(target.number);
+        let Some(space) = SPACES.get_ptr_mut(code.index.wrapping_sub(1)) else { return code };
+        // SAFETY: a live element of an array. User space writes the one that is not used; the programs write its cache,
+        // by words.
+        if unsafe { (*space).generation } == generation {
+            code.space = space;
+        }
+        code
+    }
+
+    /// Whether it is used still: another one may be written over it as soon as it is not.
+    #[inline(always)]
+    fn is_used(&self) -> bool {
+        self.space.is_null() || used(self.target) == self.index
+    }
+}
+
+/// One more than the index of the space that describes a target; 0 for none.
+#[inline(always)]
+fn used(target: u32) -> u32 {
+    // SAFETY: an aligned word, which user space writes as a whole; volatile, because it is read twice.
+    SPACE_OF.get_ptr(target).map_or(0, |index| unsafe { core::ptr::read_volatile(index) })
+}
+
+/// Walks from the caller's registers into `thread.stack`.
+///
+/// `LOOPED`: the kernel calls each step (`bpf_loop`, from 5.17 on), so that its verifier goes through one alone.
+#[inline(always)]
+pub fn walk<const LOOPED: bool>(thread: &mut Thread, code: Code, registers: &Registers, seed: u64) -> Walked {
+    let mask = registers.code_mask();
+    thread.walk = Walk {
+        ip: registers.instruction_pointer(),
+        sp: registers.stack_pointer(),
+        fp: registers.frame_pointer(),
+        link: registers.return_address(),
+        back: 1,
+        window: u64::MAX,
+        hash: seed,
+        ..Walk::default()
+    };
+    let mut steps = Steps { thread, code, mask, len: 0, end: StackEnd::Truncated as u32 };
+    if LOOPED {
+        let context = (&raw mut steps).cast();
+        // SAFETY: the helper calls `next` at most so often, with that context, before it returns.
+        unsafe { generated::bpf_loop(MAX_FRAMES as u32, next as *mut _, context, 0) };
+    } else {
+        for index in 0..MAX_FRAMES {
+            if !steps.take(index) {
+                break;
+            }
+        }
+    }
+    let Steps { thread, code, len, end, .. } = steps;
+    thread.stack.len = len;
+    thread.stack.end = if code.is_used() { end } else { LOST };
+    thread.stack.guessed = thread.walk.guessed as u32;
+    Walked { hash: thread.walk.hash, hijacked: thread.walk.hijacked != 0 }
+}
+
+/// A walk's steps.
+struct Steps<'a> {
+    thread: &'a mut Thread,
+    code: Code,
+    mask: u64,
+    len: u32,
+    end: u32,
+}
+
+impl Steps<'_> {
+    /// Takes one step; whether there is another.
+    #[inline(always)]
+    fn take(&mut self, index: usize) -> bool {
+        self.len += 1;
+        match step(self.thread, &self.code, index, self.mask) {
+            GO_ON => true,
+            ended => {
+                self.end = ended;
+                false
+            }
+        }
+    }
+}
+
+/// One step, as `bpf_loop` calls it; 1 ends the loop.
+unsafe extern "C" fn next(index: u32, steps: *mut Steps<'_>) -> u64 {
+    // SAFETY: what `walk` has handed to the helper, which calls this function alone.
+    let steps = unsafe { &mut *steps };
+    if steps.take(index as usize) { 0 } else { 1 }
+}
+
+/// What [`step`] says when there is a caller; else it is a [`StackEnd`].
+const GO_ON: u32 = u32::MAX;
+const BASE: u32 = StackEnd::Base as u32;
+const LOST: u32 = StackEnd::Lost as u32;
+
+/// A field of the walk, read anew.
+macro_rules! get {
+    ($thread:ident.$field:ident) => {
+        // SAFETY: a field of a live map value; volatile, so that the verifier meets a number that it knows nothing of.
+        unsafe { core::ptr::read_volatile(&raw const $thread.walk.$field) }
+    };
+}
+
+macro_rules! set {
+    ($thread:ident.$field:ident, $value:expr) => {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut $thread.walk.$field, $value) }
+    };
+}
+
+/// Keeps a frame, and goes to its caller.
+#[inline(always)]
+fn step(thread: &mut Thread, code: &Code, index: usize, mask: u64) -> u32 {
+    let ip = get!(thread.ip);
+    if let Some(frame) = thread.stack.frames.get_mut(index) {
+        *frame = ip;
+    }
+    let hash = mix(get!(thread.hash), ip);
+    set!(thread.hash, hash);
+    if is_trampoline(code.trampoline, ip) {
+        set!(thread.hijacked, 1);
+    }
+    let number = rule_of(code, ip.wrapping_sub(get!(thread.back)));
+    set!(thread.rule, number as u64);
+    let Some(rule) = RULES.get(get!(thread.rule) as u32) else { return LOST };
+    if rule.ra == saved::NOWHERE {
+        return BASE;
+    }
+    if rule.is_guess != 0 {
+        set!(thread.guessed, 1);
+        if get!(thread.fp) == 0 {
+            return BASE;
+        }
+    }
+    if !find_frame(thread, rule) {
+        return LOST;
+    }
+    // Frames lie one above the other, but where a signal has come in between, which may have a stack of its own.
+    let (frame, sp) = (get!(thread.frame), get!(thread.sp));
+    let least = sp + (rule.ra != saved::SAME) as u64;
+    if frame & 7 != 0 || (frame < least && rule.is_signal == 0) {
+        return LOST;
+    }
+    climb(thread, rule, mask)
+}
+
+/// Finds the caller's stack pointer.
+#[inline(always)]
+fn find_frame(thread: &mut Thread, rule: &Rule) -> bool {
+    let offset = rule.cfa_offset as i64 as u64;
+    let from = if rule.cfa & 1 != 0 { get!(thread.sp) } else { get!(thread.fp) };
+    set!(thread.frame, from.wrapping_add(offset));
+    if rule.cfa <= cfa::FRAME_POINTER {
+        return rule.cfa != cfa::UNKNOWN;
+    }
+    let frame = if rule.cfa == cfa::LINKAGE_TABLE {
+        let pushed = get!(thread.ip) & 15 >= offset;
+        get!(thread.sp).wrapping_add(if pushed { 16 } else { 8 })
+    } else {
+        match word(get!(thread.frame)) {
+            Some(frame) => frame,
+            None => return false,
+        }
+    };
+    set!(thread.frame, frame);
+    true
+}
+
+/// Goes to the caller, whose stack pointer is known.
+#[inline(always)]
+fn climb(thread: &mut Thread, rule: &Rule, mask: u64) -> u32 {
+    let fp_at = place(thread, rule.fp, rule.fp_offset);
+    let ra_at = place(thread, rule.ra, rule.ra_offset);
+    // A frame pointer is saved below the return address. 0 is the place of what is not saved.
+    let first = if fp_at != 0 { fp_at } else { ra_at };
+    if first != 0 && !see(thread, first) {
+        return LOST;
+    }
+    if rule.is_signal != 0
+        && let Some(below) = Registers::LINK_BELOW_INTERRUPTED
+    {
+        // What was interrupted may have its return address in its register still.
+        let Some(link) = word(ra_at.wrapping_sub(below)) else { return LOST };
+        set!(thread.link, link);
+    }
+    let ip = if ra_at == 0 {
+        // Used once: a caller's is on its stack.
+        let link = get!(thread.link);
+        set!(thread.link, 0);
+        link
+    } else {
+        match seen(thread, ra_at) {
+            Some(ip) => ip,
+            None => return LOST,
+        }
+    };
+    if fp_at != 0 {
+        match seen(thread, fp_at) {
+            Some(fp) => set!(thread.fp, fp),
+            None => return LOST,
+        }
+    }
+    let ip = ip & mask;
+    set!(thread.ip, ip);
+    let sp = get!(thread.frame);
+    set!(thread.sp, sp);
+    set!(thread.back, 1 - rule.is_signal as u64);
+    if ip == 0 { BASE } else { GO_ON }
+}
+
+/// Where a register is saved; 0 when it is not.
+#[inline(always)]
+fn place(thread: &Thread, place: u8, offset: i16) -> u64 {
+    let from = match place {
+        saved::AT_CFA => get!(thread.frame),
+        saved::AT_STACK_POINTER => get!(thread.sp),
+        saved::AT_FRAME_POINTER => get!(thread.fp),
+        _ => return 0,
+    };
+    from.wrapping_add(offset as i64 as u64)
+}
+
+/// Sees to it that a word is in the copy of the stack, and with it what is above.
+#[inline(always)]
+fn see(thread: &mut Thread, address: u64) -> bool {
+    if address.wrapping_sub(get!(thread.window)) <= get!(thread.reach) {
+        return true;
+    }
+    set!(thread.window, address);
+    if stack::copy(&mut thread.window, address, WINDOW_BYTES as u32) {
+        set!(thread.reach, WINDOW_BYTES - 8);
+        true
+    } else {
+        // Less than a window was left of the stack, or its next page is not in memory.
+        set!(thread.reach, 0);
+        stack::copy(&mut thread.window, address, 8)
+    }
+}
+
+/// A word of the stack, from the copy where it is in there.
+#[inline(always)]
+fn seen(thread: &Thread, address: u64) -> Option<u64> {
+    let above = address.wrapping_sub(get!(thread.window));
+    if above & 7 != 0 {
+        return None;
+    }
+    if above > get!(thread.reach) {
+        return word(address);
+    }
+    Some(thread.window[(above >> 3) as usize & (STACK_WINDOW - 1)])
+}
+
+/// A word of the target's memory.
+#[inline(always)]
+fn word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address; a fault is an error, not a crash.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
+/// Whether an address is that of the page that pending return probes lead to; while that is not known, any page's start is
+/// taken for it.
+#[inline(always)]
+fn is_trampoline(trampoline: u64, address: u64) -> bool {
+    if trampoline != 0 { address == trampoline } else { address & 0xfff == 0 }
+}
+
+/// The number of an address's rule, remembered or found.
+#[inline(always)]
+fn rule_of(code: &Code, address: u64) -> u32 {
+    if code.space.is_null() {
+        return FRAME_POINTERS as u32;
+    }
+    // SAFETY: a live element of an array; see [`Code::of`].
+    let slot = unsafe { &raw mut (*code.space).cache[cache_index(address)] };
+    // SAFETY: an aligned word, which other threads write as a whole; volatile, so that it is read once.
+    let remembered = unsafe { core::ptr::read_volatile(slot) };
+    if remembered >> CACHE_RULE_BITS == address {
+        return (remembered & ((1 << CACHE_RULE_BITS) - 1)) as u32;
+    }
+    // SAFETY: as above.
+    let number = find(unsafe { &*code.space }, address) as u32;
+    // SAFETY: as above. An address of more than 48 bits is remembered as another one, which there is not.
+    unsafe { core::ptr::write_volatile(slot, address << CACHE_RULE_BITS | number as u64) };
+    number
+}
+
+/// 1 where `a` is less than `b`, else 0, of numbers below 2^63. In assembly, because the compiler makes a branch of it,
+/// and the verifier follows both ways of each.
+#[inline(always)]
+fn is_less(a: u64, b: u64) -> u64 {
+    let mut difference = a;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!(
+            "{difference} -= {b}",
+            "{difference} >>= 63",
+            difference = inout(reg) difference,
+            b = in(reg) b,
+            options(pure, nomem, nostack),
+        );
+    }
+    difference
+}
+
+#[inline(always)]
+fn find(space: &Space, address: u64) -> u16 {
+    // How many ranges begin at or below the address; those that are not in use begin above all.
+    let mut below = 0usize;
+    for bit in (0..RANGE_BITS).rev() {
+        let next = below + (1 << bit);
+        let start = space.ranges[(next - 1) & (MAX_RANGES - 1)].start;
+        below += (is_less(start, address + 1) << bit) as usize;
+    }
+    let range = &space.ranges[below.wrapping_sub(1) & (MAX_RANGES - 1)];
+    if below == 0 || address >= range.end {
+        // Mapped a moment ago, most likely, and not described yet.
+        return if UNWINDING.load() == Unwinding::Auto as u32 { FRAME_POINTERS } else { NO_RULE };
+    }
+    if range.pages == NO_TABLE {
+        return FRAME_POINTERS;
+    }
+    let offset = (address - range.start) + range.offset as u64;
+    let Some(page) = PAGES.get(range.pages.wrapping_add((offset >> PAGE_BITS) as u32)) else {
+        return NO_RULE;
+    };
+    let Some(chunk) = ROWS.get(page.chunk) else { return NO_RULE };
+    let wanted = offset << 16 & 0xffff_0000 | 0xffff;
+    let (first, count) = (page.first as u64, page.rows as u64);
+    let mut before = 0u64;
+    for bit in (0..=CHUNK_BITS).rev() {
+        let next = before + (1 << bit);
+        let row = chunk.rows[(first + next - 1) as usize & (CHUNK_ROWS - 1)];
+        // Within the page, and not above the address.
+        before += (is_less(next, count + 1) & is_less(row as u64, wanted + 1)) << bit;
+    }
+    if before == 0 {
+        return NO_RULE;
+    }
+    chunk.rows[(first + before - 1) as usize & (CHUNK_ROWS - 1)] as u16
+}

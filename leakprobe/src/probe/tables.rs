@@ -1,0 +1,218 @@
+//! The unwind tables in the kernel: written once for each object, and shared by all targets that map it.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, MapData},
+};
+use leakprobe_common::{
+    CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS, MAX_RANGES, MAX_RULES, NO_RULE, Rule, Space,
+    UNUSED, cfa, row, saved,
+};
+
+use crate::unwind::table::Table;
+
+/// Pages of code that there is room for: 4 GiB.
+pub const MAX_PAGES: u32 = 65_536;
+
+/// The maps, and what they hold.
+pub struct Tables {
+    spaces: Array<MapData, Space>,
+    space_of: Array<MapData, u32>,
+    pages: Array<MapData, CodePage>,
+    rows: Array<MapData, Chunk>,
+    rules: Array<MapData, Rule>,
+    numbers: HashMap<Rule, u16>,
+    used_pages: u32,
+    /// The chunk that is being filled, its index, and how many of its rows are.
+    chunk: Box<Chunk>,
+    chunk_index: u32,
+    filled: usize,
+    /// Room for chunks.
+    chunks: u32,
+    /// By target: what its code was described as.
+    described: HashMap<u32, Described>,
+}
+
+#[derive(Default)]
+struct Described {
+    generation: u32,
+    ranges: Vec<CodeRange>,
+    second: bool,
+}
+
+/// Why an object's tables are not in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// More rows than there is room for.
+    #[error("there is no room for its unwind tables; raise --max-unwind-rows")]
+    Rows,
+    /// More pages.
+    #[error("there is no room for its pages of code")]
+    Pages,
+    /// More different rules.
+    #[error("there is no room for its unwind rules")]
+    Rules,
+}
+
+impl Tables {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    /// When it does not have them.
+    pub fn take(ebpf: &mut Ebpf, chunks: u32) -> Result<Self> {
+        fn map<T: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Array<MapData, T>> {
+            let map = ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
+            Ok(Array::try_from(map)?)
+        }
+        let mut tables = Self {
+            spaces: map(ebpf, "SPACES")?,
+            space_of: map(ebpf, "SPACE_OF")?,
+            pages: map(ebpf, "PAGES")?,
+            rows: map(ebpf, "ROWS")?,
+            rules: map(ebpf, "RULES")?,
+            numbers: HashMap::new(),
+            used_pages: 0,
+            chunk: blank(),
+            chunk_index: 0,
+            filled: 0,
+            chunks,
+            described: HashMap::new(),
+        };
+        let nothing = Rule::default();
+        let frame_pointers = Rule {
+            cfa_offset: 16,
+            fp_offset: -16,
+            ra_offset: -8,
+            cfa: cfa::FRAME_POINTER,
+            fp: saved::AT_CFA,
+            ra: saved::AT_CFA,
+            is_guess: 1,
+            ..Rule::default()
+        };
+        for (number, rule) in [(NO_RULE, nothing), (FRAME_POINTERS, frame_pointers)] {
+            tables.rules.set(number.into(), rule, 0)?;
+            tables.numbers.insert(rule, number);
+        }
+        Ok(tables)
+    }
+
+    /// Writes an object's table, and returns the number of its first page.
+    ///
+    /// # Errors
+    /// [`NoRoom`], or what the kernel said.
+    pub fn load(&mut self, table: &Table) -> Result<u32> {
+        let first_page = self.used_pages;
+        let pages = u32::try_from(table.pages.len()).map_err(|_| NoRoom::Pages)?;
+        if first_page + pages > MAX_PAGES {
+            return Err(NoRoom::Pages.into());
+        }
+        if self.chunks_for(table) > self.chunks - self.chunk_index {
+            return Err(NoRoom::Rows.into());
+        }
+        let numbers = self.number(&table.rules)?;
+        for (page, rows) in (first_page..).zip(&table.pages) {
+            if self.filled + rows.len() > CHUNK_ROWS {
+                self.next_chunk()?;
+            }
+            let (first, len) = (self.filled, rows.len());
+            for (place, &(low, rule)) in
+                self.chunk.rows[first..first + len].iter_mut().zip(&table.rows[rows.clone()])
+            {
+                let number = usize::from(rule).checked_sub(1).map_or(NO_RULE, |index| numbers[index]);
+                *place = row(low, number);
+            }
+            self.filled += len;
+            let entry = CodePage { chunk: self.chunk_index, first: first as u16, rows: len as u16 };
+            self.pages.set(page, entry, 0).context("failed to write an unwind table's pages")?;
+        }
+        self.write_chunk()?;
+        self.used_pages += pages;
+        Ok(first_page)
+    }
+
+    /// Describes a target's code: `ranges` sorted by address. Nothing is written where they are what they were.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn describe(&mut self, target: u32, generation: u32, ranges: Vec<CodeRange>) -> Result<()> {
+        let known = self.described.entry(target).or_default();
+        if known.generation == generation && known.ranges == ranges && !ranges.is_empty() {
+            return Ok(());
+        }
+        let mut space = Box::new(Space {
+            generation,
+            _pad: 0,
+            ranges: [CodeRange { start: UNUSED, ..CodeRange::default() }; MAX_RANGES],
+            cache: [0; leakprobe_common::CACHE_ENTRIES],
+        });
+        let len = ranges.len().min(MAX_RANGES);
+        space.ranges[..len].copy_from_slice(&ranges[..len]);
+        let second = !known.second;
+        *known = Described { generation, ranges, second };
+        let index = target * 2 + u32::from(second);
+        self.spaces
+            .set(index, space.as_ref(), 0)
+            .context("failed to describe a process's code to the BPF programs")?;
+        self.space_of
+            .set(target, index + 1, 0)
+            .context("failed to describe a process's code to the BPF programs")
+    }
+
+    /// Rows that are in the kernel.
+    pub fn rows(&self) -> usize {
+        self.chunk_index as usize * CHUNK_ROWS + self.filled
+    }
+
+    /// Chunks that a table's pages begin or fill, the present one among them; a page is in one.
+    fn chunks_for(&self, table: &Table) -> u32 {
+        let (mut chunks, mut filled) = (1, self.filled);
+        for rows in &table.pages {
+            if filled + rows.len() > CHUNK_ROWS {
+                (chunks, filled) = (chunks + 1, 0);
+            }
+            filled += rows.len();
+        }
+        chunks
+    }
+
+    /// The numbers of rules, new ones written.
+    fn number(&mut self, rules: &[Rule]) -> Result<Vec<u16>> {
+        let mut numbers = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let number = match self.numbers.get(rule) {
+                Some(&number) => number,
+                None => {
+                    let next = self.numbers.len();
+                    let number =
+                        u16::try_from(next).ok().filter(|_| next < MAX_RULES).ok_or(NoRoom::Rules)?;
+                    self.rules.set(number.into(), *rule, 0).context("failed to write an unwind rule")?;
+                    self.numbers.insert(*rule, number);
+                    number
+                }
+            };
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    fn next_chunk(&mut self) -> Result<()> {
+        self.write_chunk()?;
+        self.chunk = blank();
+        self.chunk_index += 1;
+        self.filled = 0;
+        Ok(())
+    }
+
+    fn write_chunk(&mut self) -> Result<()> {
+        self.rows
+            .set(self.chunk_index, self.chunk.as_ref(), 0)
+            .context("failed to write an unwind table's rows")
+    }
+}
+
+fn blank() -> Box<Chunk> {
+    Box::new(Chunk { rows: [0; CHUNK_ROWS] })
+}

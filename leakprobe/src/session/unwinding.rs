@@ -1,0 +1,241 @@
+//! How the stacks of a session are made: which object has tables, and where each process has it mapped.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+};
+
+use anyhow::Result;
+use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, UNUSED};
+
+use crate::{
+    cli::Unwind,
+    probe::tables::{NoRoom, Tables},
+    report::{
+        escape::visible,
+        model::{ObjectStacks, StackMethod, Warning},
+    },
+    target::{
+        elf::CodeSegment,
+        space::{AddressSpace, Backing, FileId, Mapping, Object},
+    },
+    unwind::object::{self, Compiled},
+};
+
+/// Bytes of the vDSO that are read; it has two to four pages.
+const MAX_VDSO: u64 = 1 << 20;
+
+/// The tables of a session's objects.
+pub struct ObjectTables {
+    how: Unwind,
+    tables: Tables,
+    objects: HashMap<FileId, Known>,
+    /// The same in all processes; `None` while it was not looked for.
+    vdso: Option<Result<Placed, String>>,
+    /// Mappings that there was no room for, by process.
+    cut: HashMap<u32, usize>,
+}
+
+/// An object that was looked at.
+struct Known {
+    path: String,
+    outcome: Result<Placed, String>,
+}
+
+/// Tables in the kernel.
+#[derive(Clone)]
+struct Placed {
+    /// Address in the object of the first page.
+    base: u64,
+    /// Number of the first page.
+    first_page: u32,
+    pages: u32,
+    rows: usize,
+    left_out: usize,
+    segments: Vec<CodeSegment>,
+}
+
+impl ObjectTables {
+    /// Nothing known yet.
+    pub fn new(how: Unwind, tables: Tables) -> Self {
+        Self { how, tables, objects: HashMap::new(), vdso: None, cut: HashMap::new() }
+    }
+
+    /// Tells the BPF programs of a process's code, before they meet it. `target` is its number.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn describe(&mut self, target: u32, generation: u32, space: &AddressSpace) -> Result<()> {
+        if self.how == Unwind::Fp {
+            return Ok(());
+        }
+        let mut ranges = Vec::new();
+        for mapping in space.mappings.iter().filter(|mapping| mapping.executable && mapping.start < UNUSED) {
+            ranges.extend(self.range(mapping)?);
+        }
+        self.cut.insert(target, ranges.len().saturating_sub(MAX_RANGES));
+        self.tables.describe(target, generation, ranges)
+    }
+
+    /// How each object's stacks are made, in order of path.
+    pub fn rows(&self) -> Vec<ObjectStacks> {
+        let mut rows: Vec<ObjectStacks> = self
+            .objects
+            .values()
+            .map(|known| match &known.outcome {
+                Ok(placed) => ObjectStacks {
+                    object: known.path.clone(),
+                    method: StackMethod::Tables,
+                    rows: placed.rows,
+                    functions_left_out: placed.left_out,
+                    reason: None,
+                },
+                Err(reason) => ObjectStacks {
+                    object: known.path.clone(),
+                    method: if self.how == Unwind::Auto {
+                        StackMethod::FramePointers
+                    } else {
+                        StackMethod::Ended
+                    },
+                    rows: 0,
+                    functions_left_out: 0,
+                    reason: Some(reason.clone()),
+                },
+            })
+            .collect();
+        rows.sort_by(|a, b| a.object.cmp(&b.object));
+        rows
+    }
+
+    /// What limits the stacks.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let without: Vec<(&str, &str)> = self
+            .objects
+            .values()
+            .filter_map(|known| Some((known.path.as_str(), known.outcome.as_ref().err()?.as_str())))
+            .collect();
+        if let [(path, reason), others @ ..] = &without[..] {
+            let others = match others.len() {
+                0 => String::new(),
+                1 => " (and 1 more object)".to_owned(),
+                more => format!(" (and {more} more objects)"),
+            };
+            let what = match self.how {
+                Unwind::Auto => "follow frame pointers, which it may not have",
+                Unwind::Dwarf | Unwind::Fp => "end there",
+            };
+            let text =
+                format!("stacks through {} {what}: {reason}{others}; --verbose names all", visible(path));
+            warnings.push(Warning { kind: "no_unwind_tables".to_owned(), text });
+        }
+        let cut: usize = self.cut.values().sum();
+        if cut > 0 {
+            let text = format!(
+                "{cut} mappings of code are beyond the {MAX_RANGES} of a process that stacks are unwound through: frame \
+                 pointers are followed there, if there are any"
+            );
+            warnings.push(Warning { kind: "code_mappings_cut".to_owned(), text });
+        }
+        warnings
+    }
+
+    /// A mapping as the programs look it up; `None` where stacks are to end in it.
+    fn range(&mut self, mapping: &Mapping) -> Result<Option<CodeRange>> {
+        let guess = (self.how == Unwind::Auto).then_some(CodeRange {
+            start: mapping.start,
+            end: mapping.end,
+            offset: 0,
+            pages: NO_TABLE,
+        });
+        let (placed, from) = match &mapping.backing {
+            Backing::Object(object) => (self.object(object)?, mapping.file_offset),
+            Backing::Named(name) if name == "[vdso]" => (self.vdso()?, 0),
+            // Return addresses in it are not those that unwinding wants.
+            Backing::Named(_) if mapping.is_trampoline() => return Ok(None),
+            Backing::Named(_) | Backing::Anonymous => return Ok(guess),
+        };
+        Ok(placed.and_then(|placed| placed.range(mapping, from)).or(guess))
+    }
+
+    /// Where an object's tables are; `None` where it has none.
+    fn object(&mut self, object: &Object) -> Result<Option<Placed>> {
+        if let Some(known) = self.objects.get(&object.id) {
+            return Ok(known.outcome.as_ref().ok().cloned());
+        }
+        let compiled = match &object.file {
+            Ok(file) => object::compile(file).map_err(|error| error.to_string()),
+            Err(reason) => Err(reason.clone()),
+        };
+        let outcome = self.place(compiled)?;
+        let path = object.path.to_string_lossy().into_owned();
+        let placed = outcome.as_ref().ok().cloned();
+        self.objects.insert(object.id, Known { path, outcome });
+        Ok(placed)
+    }
+
+    fn vdso(&mut self) -> Result<Option<Placed>> {
+        if self.vdso.is_none() {
+            let compiled = own_vdso()
+                .map_err(|error| error.to_string())
+                .and_then(|bytes| object::compile(&bytes[..]).map_err(|error| error.to_string()));
+            self.vdso = Some(self.place(compiled)?);
+        }
+        Ok(self.vdso.as_ref().and_then(|outcome| outcome.as_ref().ok().cloned()))
+    }
+
+    /// Writes tables into the kernel; that there is no room for them is no error of the session's.
+    fn place(&mut self, compiled: Result<Compiled, String>) -> Result<Result<Placed, String>> {
+        let Compiled { segments, table } = match compiled {
+            Ok(compiled) => compiled,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match self.tables.load(&table) {
+            Ok(first_page) => Ok(Ok(Placed {
+                base: table.base,
+                first_page,
+                pages: table.pages.len() as u32,
+                rows: table.rows.len(),
+                left_out: table.left_out,
+                segments,
+            })),
+            Err(error) => match error.downcast::<NoRoom>() {
+                Ok(no_room) => Ok(Err(no_room.to_string())),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+impl Placed {
+    /// A mapping of the object from a file offset on; `None` where that is in no segment of code.
+    fn range(&self, mapping: &Mapping, from: u64) -> Option<CodeRange> {
+        let page = procfs::page_size();
+        let segment = self.segments.iter().find(|segment| {
+            let start = segment.file_offset / page * page;
+            (start..segment.file_offset.saturating_add(segment.bytes)).contains(&from)
+        })?;
+        let address = segment.address.wrapping_add(from).wrapping_sub(segment.file_offset);
+        let offset = address.checked_sub(self.base)?;
+        let covered = (u64::from(self.pages) << PAGE_BITS).checked_sub(offset)?;
+        let end = mapping.end.min(mapping.start.saturating_add(covered));
+        Some(CodeRange { start: mapping.start, end, offset: offset.try_into().ok()?, pages: self.first_page })
+    }
+}
+
+/// The vDSO of this process; the kernel maps the same one into all of the same kind.
+fn own_vdso() -> io::Result<Vec<u8>> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let parse = |line: &str| {
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+    };
+    let range = maps.lines().find(|line| line.ends_with("[vdso]")).and_then(parse);
+    let (start, end) =
+        range.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this kernel maps no vDSO"))?;
+    let mut bytes = vec![0; (end - start).min(MAX_VDSO) as usize];
+    File::open("/proc/self/mem")?.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
+}

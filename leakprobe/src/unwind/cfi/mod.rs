@@ -1,0 +1,132 @@
+//! Call frame information: what compilers write so that a stack can be unwound at any instruction.
+//!
+//! It comes from a file of the target's, and is not trusted: every read is checked, each byte of a section is read once,
+//! and what is kept of it is bounded.
+
+pub mod entries;
+mod expression;
+mod program;
+mod reader;
+
+use std::collections::HashMap;
+
+use leakprobe_common::Rule;
+
+use self::entries::{Section, each};
+use crate::probe::plan::Arch;
+
+/// Damaged information: cut short, or of a form that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("damaged call frame information")]
+pub struct Damaged;
+
+/// What an object's information may come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Rows in all.
+    pub rows: usize,
+    /// Different rules.
+    pub rules: usize,
+}
+
+/// Why an object's information is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooMuch {
+    /// More rows than the limit.
+    #[error("its call frame information has more than {0} rows")]
+    Rows(usize),
+    /// More different rules than the limit.
+    #[error("its call frame information has more than {0} different rules")]
+    Rules(usize),
+}
+
+/// The rules of an object's functions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Functions {
+    /// Stretches of code, sorted by address, not overlapping.
+    pub stretches: Vec<Stretch>,
+    /// Rows of the stretches: from an address on, a rule by its index in `rules`.
+    pub rows: Vec<(u64, u16)>,
+    /// The rules, each once.
+    pub rules: Vec<Rule>,
+    /// Functions that were left out, because what describes them is damaged or of an unknown kind.
+    pub left_out: usize,
+}
+
+/// A function's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// Its rows, as indices.
+    pub rows: (usize, usize),
+}
+
+/// Reads the rules of all functions of a section.
+///
+/// # Errors
+/// When there are too many.
+pub fn functions(section: Section<'_>, arch: Arch, limits: Limits) -> Result<Functions, TooMuch> {
+    let mut all = Functions::default();
+    let mut numbers: HashMap<Rule, u16> = HashMap::new();
+    let mut initials = HashMap::new();
+    let mut too_much = None;
+    let mut damaged = 0;
+    let left_out = each(section, |entry| {
+        if too_much.is_some() || entry.start >= entry.end {
+            return;
+        }
+        let initial =
+            *initials.entry(entry.common_at).or_insert_with(|| program::initial(&entry.common, arch).ok());
+        let Some(initial) = initial else {
+            damaged += 1;
+            return;
+        };
+        let first = all.rows.len();
+        let ran =
+            program::run(&entry.common, arch, initial, entry.start, entry.instructions, |address, rule| {
+                if address >= entry.end || too_much.is_some() {
+                    return;
+                }
+                let next = numbers.len();
+                let number = *numbers.entry(rule).or_insert_with(|| {
+                    all.rules.push(rule);
+                    u16::try_from(next).unwrap_or(u16::MAX)
+                });
+                if numbers.len() > limits.rules {
+                    too_much = Some(TooMuch::Rules(limits.rules));
+                } else if all.rows.len() >= limits.rows {
+                    too_much = Some(TooMuch::Rows(limits.rows));
+                } else if all.rows.len() == first || all.rows.last().is_some_and(|last| last.1 != number) {
+                    all.rows.push((address, number));
+                }
+            });
+        if ran.is_err() {
+            damaged += 1;
+            all.rows.truncate(first);
+            return;
+        }
+        all.stretches.push(Stretch { start: entry.start, end: entry.end, rows: (first, all.rows.len()) });
+    });
+    if let Some(too_much) = too_much {
+        return Err(too_much);
+    }
+    all.left_out = left_out + damaged;
+    all.sort();
+    Ok(all)
+}
+
+impl Functions {
+    /// Sorts the stretches; of those that overlap, the one that begins first is cut short.
+    fn sort(&mut self) {
+        self.stretches.sort_by_key(|stretch| stretch.start);
+        for index in 1..self.stretches.len() {
+            let start = self.stretches[index].start;
+            let before = &mut self.stretches[index - 1];
+            before.end = before.end.min(start);
+        }
+        self.stretches.retain(|stretch| stretch.start < stretch.end);
+    }
+}

@@ -1,0 +1,8 @@
+//! How stacks are unwound: each mapped object's call frame information, compiled into tables that the BPF programs look
+//! addresses up in.
+
+pub mod cfi;
+pub mod object;
+pub mod table;
+#[cfg(test)]
+mod tests;

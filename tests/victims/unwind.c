@@ -1,0 +1,242 @@
+/* Stacks of every shape, without frame pointers: `stacks N FILE` takes N blocks, each on another way through functions
+ * that keep their frames in different manners; `signals N FILE` takes one wherever a timer's signal strikes. */
+#include "victim.h"
+
+#include "stacks.h"
+
+#include <alloca.h>
+#include <signal.h>
+#include <sys/time.h>
+
+void *silent_call(void *(*function)(void *), void *argument);
+
+OWN_FRAME static void take(void)
+{
+    unsigned long size = ++stacks_taken;
+    KEEP(malloc(size));
+    stacks_note(size);
+    KEEP(size); /* no jump: this function stays on the stack */
+}
+
+static void go(int depth);
+static volatile int sink;
+
+OWN_FRAME static void plain(int depth)
+{
+    go(depth);
+    sink++;
+}
+
+OWN_FRAME static void with_alloca(int depth)
+{
+    char *room = alloca(16 + stacks_random() % 300);
+    KEEP(room);
+    go(depth);
+    KEEP(room);
+}
+
+OWN_FRAME static void with_array(int depth)
+{
+    int numbers[1 + stacks_random() % 50];
+    KEEP(numbers);
+    go(depth);
+    KEEP(numbers);
+}
+
+OWN_FRAME static void with_registers(int depth)
+{
+    int a = sink, b = a * 3 + 1, c = b ^ depth, d = c + a, e = d * 5, f = e ^ b;
+    __asm__ volatile("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d), "+r"(e), "+r"(f));
+    go(depth);
+    sink += a + b + c + d + e + f;
+}
+
+OWN_FRAME static void with_room(int depth)
+{
+    char room[5000];
+    KEEP(room);
+    go(depth);
+    KEEP(room);
+}
+
+OWN_FRAME static void aligned(int depth)
+{
+    _Alignas(64) char room[64];
+    KEEP(room);
+    go(depth);
+    KEEP(room);
+}
+
+OWN_FRAME static void aligned_with_alloca(int depth)
+{
+    _Alignas(128) char room[128];
+    KEEP(room);
+    KEEP(alloca(8 + stacks_random() % 64));
+    go(depth);
+    KEEP(room);
+}
+
+OWN_FRAME static void many(int a, int b, int c, int d, int e, int f, int g, int h, int i, int depth)
+{
+    go(depth);
+    sink += a + b + c + d + e + f + g + h + i;
+}
+
+OWN_FRAME static void with_arguments(int depth)
+{
+    many(1, 2, 3, 4, 5, 6, 7, 8, 9, depth);
+    sink++;
+}
+
+/* Jumps: this frame is gone when the next one is there. */
+OWN_FRAME static void jumps(int depth)
+{
+    sink++;
+    go(depth);
+}
+
+static int sorting;
+static int compare(const void *a, const void *b)
+{
+    if (sorting) {
+        int depth = sorting;
+        sorting = 0;
+        go(depth);
+    }
+    return *(const int *)a - *(const int *)b;
+}
+
+OWN_FRAME static void sorts(int depth)
+{
+    int numbers[] = {3, 1, 2};
+    sorting = depth;
+    qsort(numbers, 3, sizeof *numbers, compare);
+    KEEP(numbers);
+}
+
+OWN_FRAME static void *called_back(void *depth)
+{
+    go((int)(long)depth);
+    return depth;
+}
+
+OWN_FRAME static void silent(int depth)
+{
+    KEEP(silent_call(called_back, (void *)(long)depth));
+}
+
+static void on_signal(int number)
+{
+    (void)number;
+    take();
+}
+
+OWN_FRAME static void interrupted(int depth)
+{
+    (void)depth;
+    MUST(raise(SIGUSR1) == 0);
+    sink++;
+}
+
+OWN_FRAME static void interrupted_elsewhere(int depth)
+{
+    (void)depth;
+    MUST(raise(SIGUSR2) == 0);
+    sink++;
+}
+
+static void (*const ways[])(int) = {plain,          with_alloca, with_array, with_registers,
+                                    with_room,      aligned,     jumps,      aligned_with_alloca,
+                                    with_arguments, sorts,       silent};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+OWN_FRAME static void go(int depth)
+{
+    if (depth <= 1) {
+        switch (stacks_random() % 16) {
+        case 0:
+            interrupted(depth);
+            break;
+        case 1:
+            interrupted_elsewhere(depth);
+            break;
+        default:
+            take();
+        }
+    } else {
+        ways[stacks_random() % WAYS](depth - 1);
+    }
+    sink++;
+}
+
+OWN_FRAME static void recurse(int depth)
+{
+    if (depth > 0)
+        recurse(depth - 1);
+    else
+        take();
+    sink++;
+}
+
+/* What a signal interrupts: calls and returns, and nothing that allocates. */
+OWN_FRAME static int busy(int depth)
+{
+    char room[24];
+    KEEP(room);
+    return depth > 0 ? busy(depth - 1) + busy(depth - 2) : sink;
+}
+
+static volatile int signals_left;
+static void on_timer(int number)
+{
+    (void)number;
+    if (signals_left > 0) {
+        signals_left--;
+        take();
+    }
+}
+
+static void handle(int number, void (*handler)(int), int flags)
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    MUST(sigaction(number, &action, NULL) == 0);
+}
+
+int main(void)
+{
+    static char elsewhere[1 << 16];
+    stack_t stack = {.ss_sp = elsewhere, .ss_size = sizeof elsewhere};
+    MUST(sigaltstack(&stack, NULL) == 0);
+    handle(SIGUSR1, on_signal, 0);
+    handle(SIGUSR2, on_signal, SA_ONSTACK);
+    handle(SIGALRM, on_timer, SA_RESTART);
+    stacks_prepare();
+    victim_ready();
+    while (victim_next()) {
+        long count = victim_number(1);
+        const char *path = strchr(victim_word(1), ' ');
+        MUST(path && count > 0);
+        stacks_open(path + 1);
+        unsigned long before = stacks_taken;
+        if (victim_is("stacks")) {
+            for (int depth = 1; depth <= 112; depth++)
+                recurse(depth);
+            /* Two or three frames a way. */
+            for (long i = 112; i < count; i++)
+                go(1 + (int)(stacks_random() % 30));
+        } else {
+            MUST(victim_is("signals"));
+            struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};
+            signals_left = (int)count;
+            MUST(setitimer(ITIMER_REAL, &often, NULL) == 0);
+            while (signals_left > 0)
+                sink ^= busy(14);
+            MUST(setitimer(ITIMER_REAL, &never, NULL) == 0);
+        }
+        stacks_close();
+        unsigned long blocks = stacks_taken - before;
+        victim_say("truth - blocks=%lu\n", blocks);
+        victim_done();
+    }
+    return 0;
+}
