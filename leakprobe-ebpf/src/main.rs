@@ -31,12 +31,12 @@ fn allocate_enter(ctx: ProbeContext) -> u32 {
 
 #[uretprobe]
 fn allocate_return(ctx: RetProbeContext) -> u32 {
-    pair::leave::<false>(&ctx)
+    pair::leave(&ctx)
 }
 
 #[uretprobe]
 fn allocate_looped(ctx: RetProbeContext) -> u32 {
-    pair::leave::<true>(&ctx)
+    pair::leave_looped(&ctx)
 }
 
 #[uprobe]

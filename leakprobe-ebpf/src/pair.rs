@@ -69,9 +69,21 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     0
 }
 
-/// Settles the pending call by what it returned. `LOOPED`: see [`crate::unwind::walk`].
+/// Settles the pending call by what it returned.
 #[inline(always)]
-pub fn leave<const LOOPED: bool>(ctx: &RetProbeContext) -> u32 {
+pub fn leave(ctx: &RetProbeContext) -> u32 {
+    end::<false>(ctx)
+}
+
+/// As [`leave`], where the kernel calls each step of a stack's walk.
+#[inline(always)]
+pub fn leave_looped(ctx: &RetProbeContext) -> u32 {
+    end::<true>(ctx)
+}
+
+/// `LOOPED`: see [`crate::unwind::walk`].
+#[inline(always)]
+fn end<const LOOPED: bool>(ctx: &RetProbeContext) -> u32 {
     private_stack::refuse();
     if closing() {
         return 0;
