@@ -122,6 +122,10 @@ counters! {
     StackMapFull = "stack_map_full",
     /// Recorded with a stack cut at the limit of frames.
     StackTruncated = "stack_truncated",
+    /// Recorded with a stack that ends before its outermost frame: in code of which nothing says how it is unwound.
+    StackLost = "stack_lost",
+    /// Recorded with a stack for which frame pointers were followed through code that may have none.
+    StackGuessed = "stack_guessed",
     /// A return without a pending entry: the call began before the probes were in.
     ReturnWithoutEntry = "return_without_entry",
     /// An event for user space was dropped because the ring buffer was full.

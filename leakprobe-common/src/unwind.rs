@@ -16,6 +16,10 @@ pub enum Unwinding {
     Auto = 1,
     /// By tables alone.
     Tables = 2,
+    /// By the kernel's own walk along frame pointers, for benchmarks.
+    Kernel = 3,
+    /// Not at all, for benchmarks: the caller alone.
+    Caller = 4,
 }
 
 /// How a caller's registers are found from those of the function that it called. Offsets are in bytes.

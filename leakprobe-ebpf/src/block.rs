@@ -134,8 +134,11 @@ pub fn record<const LOOPED: bool>(
     match inserted {
         Ok(()) => {
             count(Counter::Recorded);
-            if thread.stack.end == StackEnd::Truncated as u32 {
-                count(Counter::StackTruncated);
+            match StackEnd::from_raw(thread.stack.end) {
+                StackEnd::Truncated => count(Counter::StackTruncated),
+                StackEnd::Lost => count(Counter::StackLost),
+                StackEnd::Base if thread.stack.guessed != 0 => count(Counter::StackGuessed),
+                StackEnd::Base => {}
             }
             // SAFETY: points into a live map value.
             unsafe {

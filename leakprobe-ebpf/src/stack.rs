@@ -8,11 +8,13 @@ use aya_ebpf::{
     bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
     helpers::{bpf_ktime_get_ns, generated},
 };
-use leakprobe_common::{Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Thread, mix};
+use leakprobe_common::{
+    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Thread, Unwinding, mix,
+};
 
 use crate::{
     ledger::count,
-    maps::{EVENTS, NEW_SITE, SITES, STACKS},
+    maps::{EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
     registers::Registers,
     unwind::{self, Code, Walked},
 };
@@ -24,6 +26,10 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
     thread: &mut Thread,
     registers: &Registers,
 ) -> (u64, Option<*mut Site>) {
+    if UNWINDING.load() == Unwinding::Kernel as u32 {
+        let id = walk_by_kernel(ctx, thread).unwrap_or(NO_STACK);
+        return keep(thread, id);
+    }
     let seed = seed(thread.tgid, thread.generation);
     let code = Code::of(thread.tgid, thread.generation);
     let Walked { hash, hijacked } = unwind::walk::<LOOPED>(thread, code, registers, seed);
@@ -31,6 +37,12 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
     // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
     // space marks what is left.
     let id = if hijacked { walk_by_kernel(ctx, thread).unwrap_or(own) } else { own };
+    keep(thread, id)
+}
+
+/// Keeps a stack if it is new; its ID and its site.
+#[inline(always)]
+fn keep(thread: &mut Thread, id: u64) -> (u64, Option<*mut Site>) {
     if let Some(site) = SITES.get_ptr_mut(id) {
         return (id, Some(site)); // a site is made after its stack was kept
     }
@@ -93,6 +105,7 @@ pub fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u6
         hash = mix(hash, *frame);
     }
     thread.stack.len = len as u32;
+    thread.stack.guessed = 1;
     Some(id(hash))
 }
 

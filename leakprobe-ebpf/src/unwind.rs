@@ -47,7 +47,7 @@ impl Code {
         // worst.
         let Some(target) = (unsafe { TARGETS.get(tgid) }) else { return code };
         code.trampoline = target.trampoline;
-        if UNWINDING.load() == Unwinding::FramePointers as u32 {
+        if UNWINDING.load() != Unwinding::Auto as u32 && UNWINDING.load() != Unwinding::Tables as u32 {
             return code;
         }
         code.target = target.number;
@@ -172,6 +172,9 @@ fn step(thread: &mut Thread, code: &Code, index: usize, mask: u64) -> u32 {
     set!(thread.hash, hash);
     if is_trampoline(code.trampoline, ip) {
         set!(thread.hijacked, 1);
+    }
+    if UNWINDING.load() == Unwinding::Caller as u32 {
+        return LOST;
     }
     let number = rule_of(code, ip.wrapping_sub(get!(thread.back)));
     set!(thread.rule, number as u64);

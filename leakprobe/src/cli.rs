@@ -81,6 +81,12 @@ pub enum Unwind {
     Dwarf,
     /// By frame pointers alone
     Fp,
+    /// By the kernel's own walk along frame pointers, for benchmarks
+    #[value(hide = true)]
+    Kernel,
+    /// Not at all, for benchmarks
+    #[value(hide = true)]
+    Caller,
 }
 
 /// How functions of the kernel's without a tracepoint are probed; other ways than [`ProbeFunctions::Auto`] are for tests.

@@ -125,6 +125,8 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
         remarks: vec![
             lost(Counter::StackMapFull),
             kept(Counter::StackTruncated),
+            kept(Counter::StackLost),
+            kept(Counter::StackGuessed),
             kept(Counter::ReturnWithoutEntry),
             lost(Counter::EventLost),
         ],

@@ -179,7 +179,7 @@ impl Loaded {
 
 /// Creates the maps.
 fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
-    let with_tables = settings.unwinding != Unwinding::FramePointers;
+    let with_tables = matches!(settings.unwinding, Unwinding::Auto | Unwinding::Tables);
     let mut loader = EbpfLoader::new();
     loader
         // No program uses kernel types, and parsing the kernel's BTF takes longer than all the rest.

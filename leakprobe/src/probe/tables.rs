@@ -12,7 +12,7 @@ use leakprobe_common::{
     UNUSED, cfa, row, saved,
 };
 
-use crate::unwind::table::Table;
+use crate::unwind::table::{GUESS, Table};
 
 /// Pages of code that there is room for: 4 GiB.
 pub const MAX_PAGES: u32 = 65_536;
@@ -99,11 +99,12 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Writes an object's table, and returns the number of its first page.
+    /// Writes an object's table, and returns the number of its first page. `guess`: whether frame pointers are followed
+    /// where the table says nothing of much code.
     ///
     /// # Errors
     /// [`NoRoom`], or what the kernel said.
-    pub fn load(&mut self, table: &Table) -> Result<u32> {
+    pub fn load(&mut self, table: &Table, guess: bool) -> Result<u32> {
         let first_page = self.used_pages;
         let pages = u32::try_from(table.pages.len()).map_err(|_| NoRoom::Pages)?;
         if first_page + pages > MAX_PAGES {
@@ -121,7 +122,11 @@ impl Tables {
             for (place, &(low, rule)) in
                 self.chunk.rows[first..first + len].iter_mut().zip(&table.rows[rows.clone()])
             {
-                let number = usize::from(rule).checked_sub(1).map_or(NO_RULE, |index| numbers[index]);
+                let number = match rule {
+                    GUESS if guess => FRAME_POINTERS,
+                    0 | GUESS => NO_RULE,
+                    rule => numbers[usize::from(rule) - 1],
+                };
                 *place = row(low, number);
             }
             self.filled += len;

@@ -212,6 +212,8 @@ fn words(name: &str) -> Option<Words> {
             "raise --max-stacks",
         ),
         "stack_truncated" => plain("recorded with a stack cut at the limit of frames"),
+        "stack_lost" => plain("recorded with a stack that ends too early"),
+        "stack_guessed" => plain("recorded with a stack that follows frame pointers, a guess"),
         "return_without_entry" => plain("returns of calls whose entry was not seen"),
         "event_lost" => loss(
             "events dropped (ring buffer full)",

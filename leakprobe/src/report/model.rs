@@ -322,6 +322,8 @@ pub struct Maker {
 pub enum StackQuality {
     /// Reaches the program's or the thread's start.
     Whole,
+    /// Reaches it too, but frame pointers were followed through code without call frame information: frames may be missing.
+    Guessed,
     /// Cut at the limit of frames.
     Truncated,
     /// The walk lost its way, probably in an object built without frame pointers: frames may be missing.

@@ -156,9 +156,10 @@ impl Session {
             Some(space) => self.symbolizer.stack(space, addresses),
             None => addresses.iter().map(|&address| unmapped(address)).collect(),
         };
-        let quality = match (quality(StackEnd::from_raw(stack.end), &frames), kind) {
+        let reached = quality(StackEnd::from_raw(stack.end), stack.guessed != 0, &frames);
+        let quality = match (reached, kind) {
             // At a system call the walk starts in libc's wrapper, which has no frame: its caller is left out.
-            (StackQuality::Whole, SiteKind::Mapping) => StackQuality::Partial,
+            (StackQuality::Whole | StackQuality::Guessed, SiteKind::Mapping) => StackQuality::Partial,
             (quality, _) => quality,
         };
         StackRow { id: format!("{id:016x}"), quality, frames }
@@ -170,19 +171,21 @@ fn unmapped(address: u64) -> Frame {
     Frame { address, unknown, ..Frame::default() }
 }
 
-/// How far a stack reaches. A walk that lost its way may have done so behind the start of the program:
-/// libc, which calls `main`, has no frame pointers. One that ended properly may have ended at a zero in a
-/// register used for another purpose, unless it ended in libc, where threads start (in a function whose
-/// name a stripped libc does not have).
-fn quality(end: StackEnd, frames: &[Frame]) -> StackQuality {
+/// How far a stack reaches. One that was walked by tables alone is whole when it has come to its end. A walk by frame
+/// pointers that lost its way may have done so behind the start of the program: libc, which calls `main`, has none. One
+/// that ended properly may have ended at a zero in a register used for another purpose, unless it ended in libc, where
+/// threads start (in a function whose name a stripped libc does not have).
+fn quality(end: StackEnd, guessed: bool, frames: &[Frame]) -> StackQuality {
     let starts = |frame: &Frame| frame.function.as_deref().is_some_and(|name| STARTS.contains(&name));
     // Another return probe's frame stands for one that is not known.
     let held = Unknown::ReturnProbe.to_string();
     match end {
         StackEnd::Truncated => StackQuality::Truncated,
         _ if frames.iter().any(|frame| frame.unknown.as_ref() == Some(&held)) => StackQuality::Partial,
-        StackEnd::Base | StackEnd::Lost if frames.iter().rev().take(3).any(starts) => StackQuality::Whole,
-        StackEnd::Base if frames.len() > 1 && frames.last().is_some_and(in_libc) => StackQuality::Whole,
+        StackEnd::Base if !guessed => StackQuality::Whole,
+        StackEnd::Lost if !guessed => StackQuality::Partial,
+        StackEnd::Base | StackEnd::Lost if frames.iter().rev().take(3).any(starts) => StackQuality::Guessed,
+        StackEnd::Base if frames.len() > 1 && frames.last().is_some_and(in_libc) => StackQuality::Guessed,
         StackEnd::Base | StackEnd::Lost => StackQuality::Partial,
     }
 }

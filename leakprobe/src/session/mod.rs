@@ -90,6 +90,8 @@ impl Session {
                 Unwind::Auto => Unwinding::Auto,
                 Unwind::Dwarf => Unwinding::Tables,
                 Unwind::Fp => Unwinding::FramePointers,
+                Unwind::Kernel => Unwinding::Kernel,
+                Unwind::Caller => Unwinding::Caller,
             },
             row_chunks: options.max_unwind_rows.div_ceil(CHUNK_ROWS as u32),
             targets: match &options.subject {

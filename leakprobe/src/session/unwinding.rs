@@ -68,7 +68,7 @@ impl ObjectTables {
     /// # Errors
     /// What the kernel said.
     pub fn describe(&mut self, target: u32, generation: u32, space: &AddressSpace) -> Result<()> {
-        if self.how == Unwind::Fp {
+        if !matches!(self.how, Unwind::Auto | Unwind::Dwarf) {
             return Ok(());
         }
         let mut ranges = Vec::new();
@@ -125,7 +125,7 @@ impl ObjectTables {
             };
             let what = match self.how {
                 Unwind::Auto => "follow frame pointers, which it may not have",
-                Unwind::Dwarf | Unwind::Fp => "end there",
+                _ => "end there",
             };
             let text =
                 format!("stacks through {} {what}: {reason}{others}; --verbose names all", visible(path));
@@ -192,7 +192,7 @@ impl ObjectTables {
             Ok(compiled) => compiled,
             Err(reason) => return Ok(Err(reason)),
         };
-        match self.tables.load(&table) {
+        match self.tables.load(&table, self.how == Unwind::Auto) {
             Ok(first_page) => Ok(Ok(Placed {
                 base: table.base,
                 first_page,

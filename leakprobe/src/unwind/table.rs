@@ -9,6 +9,13 @@ use super::cfi::Functions;
 /// Pages that an object's code may take: 2 GiB of it.
 const MAX_PAGES: u64 = 1 << (31 - PAGE_BITS);
 
+/// Bytes without call frame information that are taken for code of another kind, which a compiler of its own has put into
+/// the object (V8's built-in functions are a megabyte of node): such keeps frame pointers, most likely.
+const FOREIGN: u64 = 4096;
+
+/// What stands for a rule's index where frame pointers are to be followed, if at all.
+pub const GUESS: u16 = u16::MAX;
+
 /// Bytes without call frame information that are told from the function before them.
 const MIN_GAP: u64 = 16;
 
@@ -23,7 +30,7 @@ pub struct Table {
     pub base: u64,
     /// By page: its rows, as indices.
     pub pages: Vec<Range<usize>>,
-    /// From an address in its page on, a rule: 0 for none, else one more than its index in `rules`.
+    /// From an address in its page on, a rule: 0 for none, [`GUESS`], else one more than its index in `rules`.
     pub rows: Vec<(u16, u16)>,
     /// The rules, each once.
     pub rules: Vec<Rule>,
@@ -121,7 +128,7 @@ struct Builder {
 impl Builder {
     /// Nothing is known between two addresses, but that an entry point is outermost.
     fn gap(&mut self, from: u64, to: u64, entry: Option<u64>) -> Result<(), Unfit> {
-        self.push(from, 0)?;
+        self.push(from, if to - from >= FOREIGN { GUESS } else { 0 })?;
         if let Some(entry) = entry.filter(|entry| (from..to).contains(entry)) {
             let outermost = Rule { cfa: cfa::STACK_POINTER, ra: saved::NOWHERE, ..Rule::default() };
             let known = self.table.rules.iter().position(|rule| *rule == outermost);
@@ -133,7 +140,7 @@ impl Builder {
             // Such an entry point is a few instructions that call the rest.
             let end = entry.saturating_add(ENTRY_BYTES);
             if end < to {
-                self.push(end, 0)?;
+                self.push(end, if to - end >= FOREIGN { GUESS } else { 0 })?;
             }
         }
         Ok(())

@@ -6,10 +6,19 @@ use gimli::{
     BaseAddresses, CfaRule, EhFrame, NativeEndian, Register, RegisterRule, UnwindContext, UnwindSection as _,
     UnwindTableRow,
 };
-use leakprobe_common::{Rule, cfa, saved};
+use leakprobe_common::{CHUNK_ROWS, Rule, cfa, saved};
 use object::{Object as _, ObjectSection as _};
+use proptest::prelude::*;
 
-use super::object::{Compiled, compile};
+use super::{
+    cfi::{
+        self, Functions, Limits, Stretch,
+        entries::{Form, Section},
+    },
+    object::{Compiled, compile},
+    table::{GUESS, Table},
+};
+use crate::probe::plan::Arch;
 
 const FP: u16 = if cfg!(target_arch = "aarch64") { 29 } else { 6 };
 const SP: u16 = if cfg!(target_arch = "aarch64") { 31 } else { 7 };
@@ -113,4 +122,123 @@ fn each_row_is_what_another_reader_reads() {
     }
     assert!(all > 20_000, "{all} rows");
     assert!(all_beyond * 1000 < all, "{all_beyond} of {all}");
+}
+
+/// What must hold of every table, whatever it was made of.
+fn check_shape(table: &Table) {
+    for rows in &table.pages {
+        let rows = &table.rows[rows.clone()];
+        assert_eq!(rows.first().map(|row| row.0), Some(0), "a page's first byte has a row");
+        assert!(rows.is_sorted_by(|a, b| a.0 < b.0) && rows.len() <= CHUNK_ROWS);
+        assert!(rows.iter().all(|row| row.1 == GUESS || usize::from(row.1) <= table.rules.len()));
+    }
+    for address in [0, table.base, table.base + 0x1234, u64::MAX] {
+        let _ = table.find(address);
+    }
+}
+
+/// A small real object: the dynamic loader, which every test has mapped.
+fn loader() -> Vec<u8> {
+    let path = mapped_files().into_iter().find(|path| path.to_string_lossy().contains("ld-linux"));
+    fs::read(path.expect("a dynamic loader")).expect("its bytes")
+}
+
+/// Where its call frame information is, and its headers.
+fn places_of_interest(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let file = object::File::parse(bytes).expect("an ELF file");
+    let range = |name| file.section_by_name(name).and_then(|section| section.file_range());
+    let ranges = [".eh_frame", ".eh_frame_hdr"].into_iter().filter_map(range);
+    let ranges = ranges.map(|(at, len)| at as usize..(at + len) as usize);
+    ranges.chain([0..64, 64..64 + 56 * 11]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_damaged_object_does_no_harm(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..40),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = loader();
+        let places = places_of_interest(&bytes);
+        for (place, at, value) in changes {
+            let place = place.get(&places);
+            bytes[place.start + at.index(place.len())] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(compiled) = compile(&bytes[..]) {
+            check_shape(&compiled.table);
+        }
+    }
+
+    #[test]
+    fn arbitrary_call_frame_information_does_no_harm(
+        bytes in prop::collection::vec(any::<u8>(), 0..2000),
+        debug in any::<bool>(),
+        address in any::<u64>(),
+    ) {
+        let form = if debug { Form::DebugFrame } else { Form::EhFrame };
+        check_section(Section { bytes: &bytes, address, form });
+    }
+
+    #[test]
+    fn arbitrary_instructions_do_no_harm(
+        shared in prop::collection::vec(any::<u8>(), 0..60),
+        own in prop::collection::vec(any::<u8>(), 0..400),
+        code_alignment in any::<u8>(),
+        data_alignment in any::<u8>(),
+    ) {
+        // A CIE of version 1 without augmentation, and a function of 4096 bytes at 0x1000.
+        let mut section = Vec::new();
+        let record = |id: u32, body: &[u8], section: &mut Vec<u8>| {
+            section.extend((4 + body.len() as u32).to_le_bytes());
+            section.extend(id.to_le_bytes());
+            section.extend(body);
+        };
+        let head = [1, 0, code_alignment & 0x7f, data_alignment & 0x7f, RA as u8];
+        record(0, &[&head[..], &shared].concat(), &mut section);
+        let back = section.len() as u32 + 4;
+        let place = [0x1000u64.to_le_bytes(), 0x1000u64.to_le_bytes()].concat();
+        record(back, &[&place[..], &own].concat(), &mut section);
+        check_section(Section { bytes: &section, address: 0, form: Form::EhFrame });
+    }
+}
+
+fn check_section(section: Section<'_>) {
+    let limits = Limits { rows: 10_000, rules: 500 };
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let Ok(functions) = cfi::functions(section, arch, limits) else { continue };
+        assert!(functions.rows.len() <= limits.rows && functions.rules.len() <= limits.rules);
+        assert!(functions.stretches.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        if let Ok(table) = Table::new(&functions, &(0x800..0x3_0000), Some(0x900)) {
+            check_shape(&table);
+        }
+    }
+}
+
+/// A function that is described twice, one that lies in another, one beyond the code: the code has one rule a byte.
+#[test]
+fn overlapping_functions_are_cut_short() {
+    let rule =
+        |offset| Rule { cfa: cfa::STACK_POINTER, cfa_offset: offset, ra: saved::AT_CFA, ..Rule::default() };
+    let functions = Functions {
+        stretches: vec![
+            Stretch { start: 0x1000, end: 0x1800, rows: (0, 2) },
+            Stretch { start: 0x1800, end: 0x1900, rows: (2, 3) },
+            Stretch { start: 0x2_0000, end: 0x2_1000, rows: (3, 4) },
+        ],
+        rows: vec![(0x1000, 0), (0x1900, 1), (0x1800, 2), (0x2_0000, 1)],
+        rules: vec![rule(8), rule(16), rule(24)],
+        left_out: 0,
+    };
+    let table = Table::new(&functions, &(0x1000..0x2_0800), None).expect("a table");
+    check_shape(&table);
+    let offset = |address| table.find(address).map(|rule| rule.cfa_offset);
+    assert_eq!([0x1000, 0x17ff, 0x1800, 0x18ff].map(offset), [Some(8), Some(8), Some(24), Some(24)]);
+    assert_eq!([0x1900, 0xffff, 0x1_ffff].map(offset), [None; 3]);
+    assert_eq!([0x2_0000, 0x2_0fff].map(offset), [Some(16); 2]);
+    assert_eq!(table.find(0x3_0000), None);
 }

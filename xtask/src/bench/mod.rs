@@ -12,6 +12,7 @@ mod process;
 mod profiler;
 mod programs;
 mod report;
+mod stacks;
 mod table;
 mod victim;
 mod witness;
@@ -43,6 +44,8 @@ pub struct Arguments {
 enum Part {
     /// What a malloc/free pair costs the target
     Pairs,
+    /// What the stack costs of that, by tables and by frame pointers
+    Stacks,
     /// What a report of a million blocks takes
     Report,
     /// How long attaching and detaching take
@@ -69,6 +72,7 @@ impl Part {
         let rounds = |few, many| if quick { few } else { many };
         match self {
             Self::Pairs => pairs::measure(rounds(3, 9), table),
+            Self::Stacks => stacks::measure(rounds(3, 9), table),
             Self::Report => report::measure(rounds(1, 3), table),
             Self::Attach => attach::measure(rounds(3, 11), table),
             Self::Idle => idle::measure(rounds(1, 4), table),

@@ -73,9 +73,9 @@ older than 30s: 32.1 MiB in 7,937 blocks
       0x7f12dead0000
           (not in any mapped object)
       ... frames may be missing: the
-          walk lost its way, probably in
-          an object built without frame
-          pointers
+          walk lost its way, in code
+          without call frame information
+          or frame pointers
 
 ledger: 10,002 allocations
           = 9,990 recorded + 10 failed
@@ -88,94 +88,94 @@ ledger: 10,002 allocations
         lost: none
 ");
     insta::assert_snapshot!(at(80), @r"
-== report 60: api-server (pid 1298) after 5m 00s, 2026-01-12T03:12:04Z =========
+    == report 60: api-server (pid 1298) after 5m 00s, 2026-01-12T03:12:04Z =========
 
-api-server (pid 1298), running
-  /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers…
-  VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)
-  VmData 402 MiB (+64.0 MiB)  threads 12 (+4)  open files 87 (unchanged)
+    api-server (pid 1298), running
+      /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers…
+      VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)
+      VmData 402 MiB (+64.0 MiB)  threads 12 (+4)  open files 87 (unchanged)
 
-outstanding: 35.1 MiB in 8,705 blocks; +512 KiB since last report, +5.99 MiB/min
-older than 30s: 32.1 MiB in 7,937 blocks at 87 sites (3 shown)
+    outstanding: 35.1 MiB in 8,705 blocks; +512 KiB since last report, +5.99 MiB/min
+    older than 30s: 32.1 MiB in 7,937 blocks at 87 sites (3 shown)
 
-#1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
-    27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s;
-    allocated 7,680, freed 0 [glibc]
-      string_copy (inlined)        src/string.h:31
-      leak_in_parser               src/parse/header.c:142
-      handle_request               src/server/request.c:391
-      main                         src/main.c:88
-      __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
-      _start+0x21                  in /usr/local/bin/api-server
+    #1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
+        27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s;
+        allocated 7,680, freed 0 [glibc]
+          string_copy (inlined)        src/string.h:31
+          leak_in_parser               src/parse/header.c:142
+          handle_request               src/server/request.c:391
+          main                         src/main.c:88
+          __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
+          _start+0x21                  in /usr/local/bin/api-server
 
-#2  4.10 MiB in 1,024 blocks  +0 B since last report  -12.0 KiB/min
-    all older than 30s: oldest 58s, median 31s; allocated 2,048, freed 1,024
-    [glibc]
-      std::_Rb_tree<std::__cxx11::basic_str…r> const, session>>>::_M_create_node
-          /usr/include/c++/12/bits/stl_tree.h:610
-      tree::Node<K, V>::insert(K&&, V&&)   src/tree.hpp:77
-      ... 96 more of the same
-      session_cache::fill(request const&)  src/cache.cpp:1203
-      ... cut here: the stack is deeper than the limit of frames
+    #2  4.10 MiB in 1,024 blocks  +0 B since last report  -12.0 KiB/min
+        all older than 30s: oldest 58s, median 31s; allocated 2,048, freed 1,024
+        [glibc]
+          std::_Rb_tree<std::__cxx11::basic_str…r> const, session>>>::_M_create_node
+              /usr/include/c++/12/bits/stl_tree.h:610
+          tree::Node<K, V>::insert(K&&, V&&)   src/tree.hpp:77
+          ... 96 more of the same
+          session_cache::fill(request const&)  src/cache.cpp:1203
+          ... cut here: the stack is deeper than the limit of frames
 
-#3  1.00 MiB in 1 range  not growing
-    all older than 30s: oldest 42s, median 42s; allocated 1, freed 0 [mmap]
-      0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
-          (no symbols: the object is stripped, and no debug package for it was
-          found)
-      0x7f1234569999  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x3999
-          (as above)
-      0x7f12dead0000 (not in any mapped object)
-      ... frames may be missing: the walk lost its way, probably in an object
-          built without frame pointers
+    #3  1.00 MiB in 1 range  not growing
+        all older than 30s: oldest 42s, median 42s; allocated 1, freed 0 [mmap]
+          0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
+              (no symbols: the object is stripped, and no debug package for it was
+              found)
+          0x7f1234569999  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x3999
+              (as above)
+          0x7f12dead0000 (not in any mapped object)
+          ... frames may be missing: the walk lost its way, in code without call
+              frame information or frame pointers
 
-ledger: 10,002 allocations = 9,990 recorded + 10 failed + 2 in flight
-        1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded
-        2,048 recorded with a stack cut at the limit of frames
-        lost: none
-");
+    ledger: 10,002 allocations = 9,990 recorded + 10 failed + 2 in flight
+            1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded
+            2,048 recorded with a stack cut at the limit of frames
+            lost: none
+    ");
     insta::assert_snapshot!(at(120), @r"
-== report 60: api-server (pid 1298) after 5m 00s, 2026-01-12T03:12:04Z =================================================
+    == report 60: api-server (pid 1298) after 5m 00s, 2026-01-12T03:12:04Z =================================================
 
-api-server (pid 1298), running
-  /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers 8
-  VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)  VmData 402 MiB (+64.0 MiB)  threads 12 (+4)
-  open files 87 (unchanged)
+    api-server (pid 1298), running
+      /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers 8
+      VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)  VmData 402 MiB (+64.0 MiB)  threads 12 (+4)
+      open files 87 (unchanged)
 
-outstanding: 35.1 MiB in 8,705 blocks; +512 KiB since last report, +5.99 MiB/min
-older than 30s: 32.1 MiB in 7,937 blocks at 87 sites (3 shown)
+    outstanding: 35.1 MiB in 8,705 blocks; +512 KiB since last report, +5.99 MiB/min
+    older than 30s: 32.1 MiB in 7,937 blocks at 87 sites (3 shown)
 
-#1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
-    27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s; allocated 7,680, freed 0 [glibc]
-      string_copy (inlined)        src/string.h:31
-      leak_in_parser               src/parse/header.c:142
-      handle_request               src/server/request.c:391
-      main                         src/main.c:88
-      __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
-      _start+0x21                  in /usr/local/bin/api-server
+    #1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
+        27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s; allocated 7,680, freed 0 [glibc]
+          string_copy (inlined)        src/string.h:31
+          leak_in_parser               src/parse/header.c:142
+          handle_request               src/server/request.c:391
+          main                         src/main.c:88
+          __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
+          _start+0x21                  in /usr/local/bin/api-server
 
-#2  4.10 MiB in 1,024 blocks  +0 B since last report  -12.0 KiB/min
-    all older than 30s: oldest 58s, median 31s; allocated 2,048, freed 1,024 [glibc]
-      std::_Rb_tree<std::__cxx11::basic_string<char>, std::pair…11::basic_string<char> const, session>>>::_M_create_node
-          /usr/include/c++/12/bits/stl_tree.h:610
-      tree::Node<K, V>::insert(K&&, V&&)   src/tree.hpp:77
-      ... 96 more of the same
-      session_cache::fill(request const&)  src/cache.cpp:1203
-      ... cut here: the stack is deeper than the limit of frames
+    #2  4.10 MiB in 1,024 blocks  +0 B since last report  -12.0 KiB/min
+        all older than 30s: oldest 58s, median 31s; allocated 2,048, freed 1,024 [glibc]
+          std::_Rb_tree<std::__cxx11::basic_string<char>, std::pair…11::basic_string<char> const, session>>>::_M_create_node
+              /usr/include/c++/12/bits/stl_tree.h:610
+          tree::Node<K, V>::insert(K&&, V&&)   src/tree.hpp:77
+          ... 96 more of the same
+          session_cache::fill(request const&)  src/cache.cpp:1203
+          ... cut here: the stack is deeper than the limit of frames
 
-#3  1.00 MiB in 1 range  not growing
-    all older than 30s: oldest 42s, median 42s; allocated 1, freed 0 [mmap]
-      0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
-          (no symbols: the object is stripped, and no debug package for it was found)
-      0x7f1234569999  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x3999 (as above)
-      0x7f12dead0000 (not in any mapped object)
-      ... frames may be missing: the walk lost its way, probably in an object built without frame pointers
+    #3  1.00 MiB in 1 range  not growing
+        all older than 30s: oldest 42s, median 42s; allocated 1, freed 0 [mmap]
+          0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
+              (no symbols: the object is stripped, and no debug package for it was found)
+          0x7f1234569999  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x3999 (as above)
+          0x7f12dead0000 (not in any mapped object)
+          ... frames may be missing: the walk lost its way, in code without call frame information or frame pointers
 
-ledger: 10,002 allocations = 9,990 recorded + 10 failed + 2 in flight
-        1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded
-        2,048 recorded with a stack cut at the limit of frames
-        lost: none
-");
+    ledger: 10,002 allocations = 9,990 recorded + 10 failed + 2 in flight
+            1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded
+            2,048 recorded with a stack cut at the limit of frames
+            lost: none
+    ");
 }
 
 #[test]
@@ -405,107 +405,112 @@ ledger: 10,814 allocations = 9,990 recorded + 10 failed + 812 lost (block map fu
 #[test]
 fn several_processes_verbose() {
     insta::assert_snapshot!(text(&sample::full(), 80, false), @r"
-== final report 61: 2 processes after 5m 00s, 2026-01-12T03:12:04Z =============
-warning: 812 allocations not recorded: the map of outstanding blocks was full;
-  raise --max-blocks, or leave out small ones with --min-size
-warning: 40 blocks recorded without a stack: the stack table was full; raise
-  --max-stacks
-warning: 6 runs of the BPF program free_enter skipped by the kernel: another one
-  was running on that CPU; stop other tracers of this process
+    == final report 61: 2 processes after 5m 00s, 2026-01-12T03:12:04Z =============
+    warning: 812 allocations not recorded: the map of outstanding blocks was full;
+      raise --max-blocks, or leave out small ones with --min-size
+    warning: 40 blocks recorded without a stack: the stack table was full; raise
+      --max-stacks
+    warning: 6 runs of the BPF program free_enter skipped by the kernel: another one
+      was running on that CPU; stop other tracers of this process
 
-api-server (pid 1298), exited: signal 9
-  /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers…
-  VmSize 1.21 GiB (+64.0 MiB)  VmRSS unknown  VmData 402 MiB (+64.0 MiB)
-  threads 12 (+4)  open files 87 (unchanged)
+    api-server (pid 1298), exited: signal 9
+      /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers…
+      VmSize 1.21 GiB (+64.0 MiB)  VmRSS unknown  VmData 402 MiB (+64.0 MiB)
+      threads 12 (+4)  open files 87 (unchanged)
 
-worker (pid 1301), running (its 2nd program, by exec)
-  worker
-  VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)
-  VmData 402 MiB (+64.0 MiB)  threads 12 (+4)  open files 87 (unchanged)
+    worker (pid 1301), running (its 2nd program, by exec)
+      worker
+      VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)
+      VmData 402 MiB (+64.0 MiB)  threads 12 (+4)  open files 87 (unchanged)
 
-outstanding: 35.1 MiB in 8,705 blocks; +512 KiB since last report, +5.99 MiB/min
-older than 30s: 32.1 MiB in 7,937 blocks at 87 sites (3 shown)
+    outstanding: 35.1 MiB in 8,705 blocks; +512 KiB since last report, +5.99 MiB/min
+    older than 30s: 32.1 MiB in 7,937 blocks at 87 sites (3 shown)
 
-#1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
-    27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s;
-    allocated 7,680, freed 0 [glibc, pid 1298]
-      string_copy (inlined)        src/string.h:31
-      leak_in_parser               src/parse/header.c:142
-      handle_request               src/server/request.c:391
-      main                         src/main.c:88
-      __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
-      _start+0x21                  in /usr/local/bin/api-server
+    #1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
+        27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s;
+        allocated 7,680, freed 0 [glibc, pid 1298]
+          string_copy (inlined)        src/string.h:31
+          leak_in_parser               src/parse/header.c:142
+          handle_request               src/server/request.c:391
+          main                         src/main.c:88
+          __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
+          _start+0x21                  in /usr/local/bin/api-server
 
-#2  4.10 MiB in 1,024 blocks  +0 B since last report  -12.0 KiB/min
-    all older than 30s: oldest 58s, median 31s; allocated 2,048, freed 1,024
-    [glibc, pid 1301]
-      std::_Rb_tree<std::__cxx11::basic_str…r> const, session>>>::_M_create_node
-          /usr/include/c++/12/bits/stl_tree.h:610
-      tree::Node<K, V>::insert(K&&, V&&)   src/tree.hpp:77
-      ... 96 more of the same
-      session_cache::fill(request const&)  src/cache.cpp:1203
-      ... cut here: the stack is deeper than the limit of frames
+    #2  4.10 MiB in 1,024 blocks  +0 B since last report  -12.0 KiB/min
+        all older than 30s: oldest 58s, median 31s; allocated 2,048, freed 1,024
+        [glibc, pid 1301]
+          std::_Rb_tree<std::__cxx11::basic_str…r> const, session>>>::_M_create_node
+              /usr/include/c++/12/bits/stl_tree.h:610
+          tree::Node<K, V>::insert(K&&, V&&)   src/tree.hpp:77
+          ... 96 more of the same
+          session_cache::fill(request const&)  src/cache.cpp:1203
+          ... cut here: the stack is deeper than the limit of frames
 
-#3  1.00 MiB in 1 range  not growing
-    all older than 30s: oldest 42s, median 42s; allocated 1, freed 0
-    [mmap, pid 1298]
-      0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
-          (no symbols: the object is stripped, and no debug package for it was
-          found)
-      0x7f1234569999  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x3999
-          (as above)
-      0x7f12dead0000 (not in any mapped object)
-      ... frames may be missing: the walk lost its way, probably in an object
-          built without frame pointers
+    #3  1.00 MiB in 1 range  not growing
+        all older than 30s: oldest 42s, median 42s; allocated 1, freed 0
+        [mmap, pid 1298]
+          0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
+              (no symbols: the object is stripped, and no debug package for it was
+              found)
+          0x7f1234569999  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x3999
+              (as above)
+          0x7f12dead0000 (not in any mapped object)
+          ... frames may be missing: the walk lost its way, in code without call
+              frame information or frame pointers
 
-ledger: 10,814 allocations = 9,990 recorded + 10 failed
-          + 812 lost (block map full) + 2 in flight
-        1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded
-        3 mapping calls = 2 recorded + 1 failed
-        9,990 records = 8,705 outstanding + 1,285 freed
-        2,048 recorded with a stack cut at the limit of frames
-        lost: 812 allocations not recorded: the map of outstanding blocks was
-          full; raise --max-blocks, or leave out small ones with --min-size
-        lost: 40 blocks recorded without a stack: the stack table was full;
-          raise --max-stacks
-        lost: 6 runs of the BPF program free_enter skipped by the kernel:
-          another one was running on that CPU; stop other tracers of this
-          process
+    ledger: 10,814 allocations = 9,990 recorded + 10 failed
+              + 812 lost (block map full) + 2 in flight
+            1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded
+            3 mapping calls = 2 recorded + 1 failed
+            9,990 records = 8,705 outstanding + 1,285 freed
+            2,048 recorded with a stack cut at the limit of frames
+            lost: 812 allocations not recorded: the map of outstanding blocks was
+              full; raise --max-blocks, or leave out small ones with --min-size
+            lost: 40 blocks recorded without a stack: the stack table was full;
+              raise --max-stacks
+            lost: 6 runs of the BPF program free_enter skipped by the kernel:
+              another one was running on that CPU; stop other tracers of this
+              process
 
-all counters (! marks the lost)
-  allocations                     10,814
-    recorded                       9,990
-    failed                            10
-    nested                             0
-  ! block_map_full                   812
-    in_flight                          2
-  frees                            1,300
-    freed                          1,285
-    free_null                          5
-    free_unknown                      10
-    in_flight                          0
-  records                          9,990
-    outstanding                    8,705
-    freed                          1,285
-    in_flight                          0
-  mapping calls                        3
-    ranges_reported                    2
-    ranges_failed                      1
-    in_flight                          0
-  remarks
-    stack_truncated                2,048
-  ! stack_map_full                    40
-  runs skipped by the kernel
-  ! free_enter                         6
+    all counters (! marks the lost)
+      allocations                     10,814
+        recorded                       9,990
+        failed                            10
+        nested                             0
+      ! block_map_full                   812
+        in_flight                          2
+      frees                            1,300
+        freed                          1,285
+        free_null                          5
+        free_unknown                      10
+        in_flight                          0
+      records                          9,990
+        outstanding                    8,705
+        freed                          1,285
+        in_flight                          0
+      mapping calls                        3
+        ranges_reported                    2
+        ranges_failed                      1
+        in_flight                          0
+      remarks
+        stack_truncated                2,048
+      ! stack_map_full                    40
+      runs skipped by the kernel
+      ! free_enter                         6
 
-2 probes (1 single-stepped, which is slow)
-  [glibc] in process 1298: /usr/lib/x86_64-linux-gnu/libc.so.6
-    memalign, aligned_alloc +7: push rbp, emulated, entry and return,
-        file offset 0x9d1c7
-    free, cfree +0: test rdi,rdi, single-stepped, entry, file offset 0x9c0a0
-        because a jump leads back to each emulated instruction before the
-        argument is overwritten
-");
+    2 probes (1 single-stepped, which is slow)
+      [glibc] in process 1298: /usr/lib/x86_64-linux-gnu/libc.so.6
+        memalign, aligned_alloc +7: push rbp, emulated, entry and return,
+            file offset 0x9d1c7
+        free, cfree +0: test rdi,rdi, single-stepped, entry, file offset 0x9c0a0
+            because a jump leads back to each emulated instruction before the
+            argument is overwritten
+
+    stacks through
+        /usr/lib/x86_64-linux-gnu/libc.so.6: unwind tables of 23,353 rows
+        /usr/lib/x86_64-linux-gnu/libvendor.so.3:
+            frame pointers, a guess: it has no call frame information
+    ");
 }
 
 #[test]

@@ -84,12 +84,15 @@ pub(super) fn stack(page: &mut Page, stack: &StackRow, whole: bool) {
     }
     match stack.quality {
         StackQuality::Whole | StackQuality::NotKept => {}
+        StackQuality::Guessed => note(
+            page,
+            "... frames may be missing: in part by frame pointers, through code without call frame information",
+        ),
         StackQuality::Caller => note(page, "... the caller alone: no stack was taken"),
         StackQuality::Truncated => note(page, "... cut here: the stack is deeper than the limit of frames"),
         StackQuality::Partial => note(
             page,
-            "... frames may be missing: the walk lost its way, probably in an object built without frame \
-             pointers",
+            "... frames may be missing: the walk lost its way, in code without call frame information or frame pointers",
         ),
     }
 }
