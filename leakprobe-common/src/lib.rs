@@ -27,8 +27,8 @@ pub use record::{
 };
 pub use unwind::{
     CACHE_ENTRIES, CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS,
-    MAX_RANGES, MAX_RULES, NO_RULE, NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, Space, UNUSED, Unwinding, Walk,
-    cache_index, cfa, row, saved,
+    MAX_RANGES, MAX_RULES, NO_RULE, NO_SPACE, NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, Space, UNUSED,
+    Unwinding, Walk, cache_index, cfa, row, saved,
 };
 
 /// Raised with every change of a layout or a meaning in this crate.

@@ -141,6 +141,9 @@ pub struct CodeRange {
     pub pages: u32,
 }
 
+/// Index of the [`Space`] in which no code is known. Each target has two others.
+pub const NO_SPACE: u32 = 0;
+
 /// Places in a [`Space`] where an address's rule is remembered.
 pub const CACHE_ENTRIES: usize = 4096;
 /// Lower bits of an entry: the number of the rule; above it is the address.
@@ -190,6 +193,14 @@ pub struct Walk {
     pub guessed: u64,
     /// 1 when a return address was the kernel's trampoline.
     pub hijacked: u64,
+    /// Address of the page of return-probe trampolines, or 0 while unknown.
+    pub trampoline: u64,
+    /// The bits of a saved code address.
+    pub mask: u64,
+    /// Number of the process among the targets.
+    pub target: u32,
+    /// Index of the [`Space`] that describes its code.
+    pub space: u32,
 }
 
 /// Where an address's rule is remembered.
@@ -200,7 +211,7 @@ pub const fn cache_index(address: u64) -> usize {
 
 const _: () = {
     assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8);
-    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 96);
+    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 120);
     assert!(size_of::<CodeRange>() == 24 && offset_of!(CodeRange, offset) == 16);
     assert!(size_of::<Space>() == 8 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);
     assert!(offset_of!(Space, cache) == 8 + 24 * MAX_RANGES);

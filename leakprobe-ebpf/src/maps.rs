@@ -77,11 +77,11 @@ pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 #[map]
 pub static NEW_SITE: Array<Site> = Array::with_max_entries(1, 0);
 
-/// Code of the targets, two of each: one that is used, and one that user space writes next.
+/// The empty space, then two of each target: one that is used, and one that user space writes next.
 #[map]
-pub static SPACES: Array<Space> = Array::with_max_entries(2, 0);
+pub static SPACES: Array<Space> = Array::with_max_entries(1, 0);
 
-/// By the target's number: one more than the index of the space that is used; 0 while there is none.
+/// By the target's number: the index of the space that is used.
 #[map]
 pub static SPACE_OF: Array<u32> = Array::with_max_entries(1, 0);
 

@@ -16,7 +16,7 @@ use crate::{
     ledger::count,
     maps::{EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
     registers::Registers,
-    unwind::{self, Code, Walked},
+    unwind::{self, Walked},
 };
 
 /// Walks the stack of the pending call's caller, keeps it, and returns its ID and its site.
@@ -31,8 +31,8 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
         return keep(thread, id);
     }
     let seed = seed(thread.tgid, thread.generation);
-    let code = Code::of(thread.tgid, thread.generation);
-    let Walked { hash, hijacked } = unwind::walk::<LOOPED>(thread, code, registers, seed);
+    let Some(walked) = unwind::walk::<LOOPED>(thread, registers, seed) else { return keep(thread, NO_STACK) };
+    let Walked { hash, hijacked } = walked;
     let own = id(hash);
     // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
     // space marks what is left.

@@ -8,9 +8,9 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, generated};
 use leakprobe_common::{
-    CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, NO_RULE, NO_TABLE,
-    PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, Unwinding, Walk, cache_index, cfa,
-    mix, saved,
+    CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, NO_RULE, NO_SPACE,
+    NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, Unwinding, Walk,
+    cache_index, cfa, mix, saved,
 };
 
 use crate::{
@@ -28,59 +28,33 @@ pub struct Walked {
     pub hijacked: bool,
 }
 
-/// The code of a process, as user space has described it last.
-pub struct Code {
-    /// Null where it has not been, or is not to be: frame pointers are followed.
-    space: *mut Space,
-    trampoline: u64,
-    target: u32,
-    /// One more than the index of `space`.
-    index: u32,
+/// Chooses the space that describes the code of a process's present program: the empty one, in which no code is known,
+/// where it has not been described, or is not to be. `None` for a process that is no target any more.
+#[inline(always)]
+fn choose_space(thread: &mut Thread) -> Option<()> {
+    // SAFETY: entries are removed only when a target is dropped; a stale read gives a wrong stack for one call at worst.
+    let target = unsafe { TARGETS.get(thread.tgid) }?;
+    thread.walk.trampoline = target.trampoline;
+    thread.walk.target = target.number;
+    let index = used(target.number);
+    // SAFETY: a live element of an array.
+    let is_for_this = unsafe { (*SPACES.get_ptr(index)?).generation } == thread.generation;
+    thread.walk.space = if is_for_this { index } else { NO_SPACE };
+    Some(())
 }
 
-impl Code {
-    /// That of a process's present program.
-    #[inline(always)]
-    pub fn of(tgid: u32, generation: u32) -> Self {
-        let mut code = Self { space: core::ptr::null_mut(), trampoline: 0, target: 0, index: 0 };
-        // SAFETY: entries are removed only when a target is dropped; a stale read gives a wrong stack for one call at
-        // worst.
-        let Some(target) = (unsafe { TARGETS.get(tgid) }) else { return code };
-        code.trampoline = target.trampoline;
-        if UNWINDING.load() != Unwinding::Auto as u32 && UNWINDING.load() != Unwinding::Tables as u32 {
-            return code;
-        }
-        code.target = target.number;
-        code.index = used(target.number);
-        let Some(space) = SPACES.get_ptr_mut(code.index.wrapping_sub(1)) else { return code };
-        // SAFETY: a live element of an array. User space writes the one that is not used; the programs write its cache,
-        // by words.
-        if unsafe { (*space).generation } == generation {
-            code.space = space;
-        }
-        code
-    }
-
-    /// Whether it is used still: another one may be written over it as soon as it is not.
-    #[inline(always)]
-    fn is_used(&self) -> bool {
-        self.space.is_null() || used(self.target) == self.index
-    }
-}
-
-/// One more than the index of the space that describes a target; 0 for none.
+/// Index of the space that describes a target.
 #[inline(always)]
 fn used(target: u32) -> u32 {
     // SAFETY: an aligned word, which user space writes as a whole; volatile, because it is read twice.
-    SPACE_OF.get_ptr(target).map_or(0, |index| unsafe { core::ptr::read_volatile(index) })
+    SPACE_OF.get_ptr(target).map_or(NO_SPACE, |index| unsafe { core::ptr::read_volatile(index) })
 }
 
-/// Walks from the caller's registers into `thread.stack`.
+/// Walks from the caller's registers into `thread.stack`; `None` for a process that is no target any more.
 ///
 /// `LOOPED`: the kernel calls each step (`bpf_loop`, from 5.17 on), so that its verifier goes through one alone.
 #[inline(always)]
-pub fn walk<const LOOPED: bool>(thread: &mut Thread, code: Code, registers: &Registers, seed: u64) -> Walked {
-    let mask = registers.code_mask();
+pub fn walk<const LOOPED: bool>(thread: &mut Thread, registers: &Registers, seed: u64) -> Option<Walked> {
     thread.walk = Walk {
         ip: registers.instruction_pointer(),
         sp: registers.stack_pointer(),
@@ -89,56 +63,51 @@ pub fn walk<const LOOPED: bool>(thread: &mut Thread, code: Code, registers: &Reg
         back: 1,
         window: u64::MAX,
         hash: seed,
+        mask: registers.code_mask(),
         ..Walk::default()
     };
-    let mut steps = Steps { thread, code, mask, len: 0, end: StackEnd::Truncated as u32 };
+    choose_space(thread)?;
+    thread.stack.len = 0;
+    thread.stack.end = StackEnd::Truncated as u32;
     if LOOPED {
-        let context = (&raw mut steps).cast();
+        // The helper takes nothing but a pointer into the stack.
+        let mut pointer: *mut Thread = &raw mut *thread;
         // SAFETY: the helper calls `next` at most so often, with that context, before it returns.
-        unsafe { generated::bpf_loop(MAX_FRAMES as u32, next as *mut _, context, 0) };
+        unsafe { generated::bpf_loop(MAX_FRAMES as u32, next as *mut _, (&raw mut pointer).cast(), 0) };
     } else {
-        for index in 0..MAX_FRAMES {
-            if !steps.take(index) {
+        for _ in 0..MAX_FRAMES {
+            if !take(thread) {
                 break;
             }
         }
     }
-    let Steps { thread, code, len, end, .. } = steps;
-    thread.stack.len = len;
-    thread.stack.end = if code.is_used() { end } else { LOST };
+    // Another space may be written over one as soon as it is not used.
+    if thread.walk.space != NO_SPACE && used(thread.walk.target) != thread.walk.space {
+        thread.stack.end = LOST;
+    }
     thread.stack.guessed = thread.walk.guessed as u32;
-    Walked { hash: thread.walk.hash, hijacked: thread.walk.hijacked != 0 }
+    Some(Walked { hash: thread.walk.hash, hijacked: thread.walk.hijacked != 0 })
 }
 
-/// A walk's steps.
-struct Steps<'a> {
-    thread: &'a mut Thread,
-    code: Code,
-    mask: u64,
-    len: u32,
-    end: u32,
-}
-
-impl Steps<'_> {
-    /// Takes one step; whether there is another.
-    #[inline(always)]
-    fn take(&mut self, index: usize) -> bool {
-        self.len += 1;
-        match step(self.thread, &self.code, index, self.mask) {
-            GO_ON => true,
-            ended => {
-                self.end = ended;
-                false
-            }
+/// Takes one step; whether there is another. How far the walk got is in `thread.stack` alone: what comes behind it would
+/// else be verified once for each length.
+#[inline(always)]
+fn take(thread: &mut Thread) -> bool {
+    match step(thread) {
+        GO_ON => true,
+        ended => {
+            // SAFETY: a field of a live map value.
+            unsafe { core::ptr::write_volatile(&raw mut thread.stack.end, ended) };
+            false
         }
     }
 }
 
 /// One step, as `bpf_loop` calls it; 1 ends the loop.
-unsafe extern "C" fn next(index: u32, steps: *mut Steps<'_>) -> u64 {
+unsafe extern "C" fn next(_: u32, thread: *mut *mut Thread) -> u64 {
     // SAFETY: what `walk` has handed to the helper, which calls this function alone.
-    let steps = unsafe { &mut *steps };
-    if steps.take(index as usize) { 0 } else { 1 }
+    let thread = unsafe { &mut **thread };
+    if take(thread) { 0 } else { 1 }
 }
 
 /// What [`step`] says when there is a caller; else it is a [`StackEnd`].
@@ -163,20 +132,22 @@ macro_rules! set {
 
 /// Keeps a frame, and goes to its caller.
 #[inline(always)]
-fn step(thread: &mut Thread, code: &Code, index: usize, mask: u64) -> u32 {
+fn step(thread: &mut Thread) -> u32 {
     let ip = get!(thread.ip);
-    if let Some(frame) = thread.stack.frames.get_mut(index) {
-        *frame = ip;
-    }
+    // SAFETY: fields of a live map value; volatile as above.
+    let len = unsafe { core::ptr::read_volatile(&raw const thread.stack.len) };
+    thread.stack.frames[len as usize & (MAX_FRAMES - 1)] = ip;
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(&raw mut thread.stack.len, len + 1) };
     let hash = mix(get!(thread.hash), ip);
     set!(thread.hash, hash);
-    if is_trampoline(code.trampoline, ip) {
+    if is_trampoline(get!(thread.trampoline), ip) {
         set!(thread.hijacked, 1);
     }
     if UNWINDING.load() == Unwinding::Caller as u32 {
         return LOST;
     }
-    let number = rule_of(code, ip.wrapping_sub(get!(thread.back)));
+    let number = rule_of(thread, ip.wrapping_sub(get!(thread.back)));
     set!(thread.rule, number as u64);
     let Some(rule) = RULES.get(get!(thread.rule) as u32) else { return LOST };
     if rule.ra == saved::NOWHERE {
@@ -197,7 +168,7 @@ fn step(thread: &mut Thread, code: &Code, index: usize, mask: u64) -> u32 {
     if frame & 7 != 0 || (frame < least && rule.is_signal == 0) {
         return LOST;
     }
-    climb(thread, rule, mask)
+    climb(thread, rule)
 }
 
 /// Finds the caller's stack pointer.
@@ -224,7 +195,7 @@ fn find_frame(thread: &mut Thread, rule: &Rule) -> bool {
 
 /// Goes to the caller, whose stack pointer is known.
 #[inline(always)]
-fn climb(thread: &mut Thread, rule: &Rule, mask: u64) -> u32 {
+fn climb(thread: &mut Thread, rule: &Rule) -> u32 {
     let fp_at = place(thread, rule.fp, rule.fp_offset);
     let ra_at = place(thread, rule.ra, rule.ra_offset);
     // A frame pointer is saved below the return address. 0 is the place of what is not saved.
@@ -256,7 +227,7 @@ fn climb(thread: &mut Thread, rule: &Rule, mask: u64) -> u32 {
             None => return LOST,
         }
     }
-    let ip = ip & mask;
+    let ip = ip & get!(thread.mask);
     set!(thread.ip, ip);
     let sp = get!(thread.frame);
     set!(thread.sp, sp);
@@ -322,19 +293,21 @@ fn is_trampoline(trampoline: u64, address: u64) -> bool {
 
 /// The number of an address's rule, remembered or found.
 #[inline(always)]
-fn rule_of(code: &Code, address: u64) -> u32 {
-    if code.space.is_null() {
+fn rule_of(thread: &Thread, address: u64) -> u32 {
+    if UNWINDING.load() == Unwinding::FramePointers as u32 {
         return FRAME_POINTERS as u32;
     }
-    // SAFETY: a live element of an array; see [`Code::of`].
-    let slot = unsafe { &raw mut (*code.space).cache[cache_index(address)] };
+    let Some(space) = SPACES.get_ptr_mut(get!(thread.space)) else { return NO_RULE as u32 };
+    // SAFETY: a live element of an array. User space writes those that are not used; the programs write their cache, by
+    // words.
+    let slot = unsafe { &raw mut (*space).cache[cache_index(address)] };
     // SAFETY: an aligned word, which other threads write as a whole; volatile, so that it is read once.
     let remembered = unsafe { core::ptr::read_volatile(slot) };
     if remembered >> CACHE_RULE_BITS == address {
         return (remembered & ((1 << CACHE_RULE_BITS) - 1)) as u32;
     }
     // SAFETY: as above.
-    let number = find(unsafe { &*code.space }, address) as u32;
+    let number = find(unsafe { &*space }, address) as u32;
     // SAFETY: as above. An address of more than 48 bits is remembered as another one, which there is not.
     unsafe { core::ptr::write_volatile(slot, address << CACHE_RULE_BITS | number as u64) };
     number
@@ -394,3 +367,5 @@ fn find(space: &Space, address: u64) -> u16 {
     }
     chunk.rows[(first + before - 1) as usize & (CHUNK_ROWS - 1)] as u16
 }
+
+const _: () = assert!(MAX_FRAMES.is_power_of_two());

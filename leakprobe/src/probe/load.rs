@@ -194,7 +194,7 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .map_max_entries("BLOCKS", settings.max_blocks)
         .map_max_entries("STACKS", settings.max_stacks)
         .override_global("UNWINDING", &globals.unwinding, true)
-        .map_max_entries("SPACES", if with_tables { settings.targets * 2 } else { 1 })
+        .map_max_entries("SPACES", if with_tables { settings.targets * 2 + 1 } else { 1 })
         .map_max_entries("SPACE_OF", settings.targets)
         .map_max_entries("PAGES", if with_tables { tables::MAX_PAGES } else { 1 })
         .map_max_entries("ROWS", if with_tables { settings.row_chunks } else { 1 })

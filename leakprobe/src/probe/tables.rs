@@ -157,13 +157,11 @@ impl Tables {
         space.ranges[..len].copy_from_slice(&ranges[..len]);
         let second = !known.second;
         *known = Described { generation, ranges, second };
-        let index = target * 2 + u32::from(second);
+        let index = 1 + target * 2 + u32::from(second);
         self.spaces
             .set(index, space.as_ref(), 0)
             .context("failed to describe a process's code to the BPF programs")?;
-        self.space_of
-            .set(target, index + 1, 0)
-            .context("failed to describe a process's code to the BPF programs")
+        self.space_of.set(target, index, 0).context("failed to describe a process's code to the BPF programs")
     }
 
     /// Rows that are in the kernel.
