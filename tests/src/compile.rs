@@ -42,6 +42,7 @@ const RECIPES: &[Recipe] = &[
         ..plain("unwind", "unwind.c")
     },
     Recipe { flags: &[NO_POINTERS], ..plain("unwind_cpp", "unwind.cpp") },
+    Recipe { flags: &[RUST_WITHOUT_POINTERS], ..plain("unwind_rust", "unwind.rs") },
     plain("mmap", "mmap.c"),
     plain("kobjects", "kobjects.c"),
     plain("cpp", "cpp.cpp"),
@@ -65,6 +66,9 @@ const FLAGS: &[&str] =
 /// What distributions build with: no frame pointers, and calls that are jumps.
 const NO_POINTERS: &[&str] = &["-O2", "-fomit-frame-pointer", "-foptimize-sibling-calls"];
 
+/// As above, for the Rust compiler.
+const RUST_WITHOUT_POINTERS: &[&str] = &["-O", "-Cforce-frame-pointers=no", "--edition=2024"];
+
 /// The folder of victims that were built beforehand, where there is no compiler: a variable's name.
 pub const VICTIMS: &str = "LEAKPROBE_VICTIMS";
 
@@ -78,11 +82,16 @@ pub struct Compilers {
     pub c: String,
     /// For C++.
     pub cpp: String,
+    /// For Rust.
+    pub rust: String,
+    /// What that is told besides: the target and its linker.
+    pub rust_flags: Vec<String>,
 }
 
 impl Default for Compilers {
     fn default() -> Self {
-        Compilers { c: "cc".into(), cpp: "c++".into() }
+        let rust = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+        Compilers { c: "cc".into(), cpp: "c++".into(), rust, rust_flags: Vec::new() }
     }
 }
 
@@ -178,16 +187,19 @@ fn compile(recipe: &Recipe, library: Option<&Path>, folder: &Path, compilers: &C
     fs::create_dir_all(folder).unwrap_or_else(|e| panic!("failed to make {}: {e}", folder.display()));
     // Renamed when it is whole: a test program beside this one never sees half a victim.
     let draft = folder.join(format!(".{name}.{}", std::process::id()));
-    let compiler = if recipe.source.ends_with(".cpp") { &compilers.cpp } else { &compilers.c };
+    let is_rust = recipe.source.ends_with(".rs");
+    let compiler = match recipe.source.rsplit('.').next() {
+        Some("rs") => &compilers.rust,
+        Some("cpp") => &compilers.cpp,
+        _ => &compilers.c,
+    };
     let mut command = Command::new(compiler);
-    command
-        .args(FLAGS)
-        .args(signs_returns(compiler))
-        .arg(&source)
-        .args(library)
-        .args(recipe.flags.iter().copied().flatten())
-        .arg("-o")
-        .arg(&draft);
+    if is_rust {
+        command.args(&compilers.rust_flags);
+    } else {
+        command.args(FLAGS).args(signs_returns(compiler));
+    }
+    command.arg(&source).args(library).args(recipe.flags.iter().copied().flatten()).arg("-o").arg(&draft);
     let output = command.output().unwrap_or_else(|e| {
         panic!("failed to run {compiler} on {}: {e}; install a C and C++ compiler", source.display())
     });

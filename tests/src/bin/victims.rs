@@ -1,6 +1,6 @@
 //! Builds every victim into a folder, for a machine that has no compiler: `victims --to FOLDER`.
 //!
-//! `--cc` and `--cxx` name other compilers, and `--rust` another build of the Rust victim than that beside
+//! `--cc`, `--cxx` and `--rustc` name other compilers, `--rustc-flag` tells the last one more, and `--rust` is another build of the Rust victim than that beside
 //! this program (`cargo build -p leakprobe-tests --bins` makes both). `LEAKPROBE_VICTIMS=FOLDER` then lets
 //! the live tests run from these.
 
@@ -26,7 +26,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
             "--cc" => arguments.compilers.c = value()?,
             "--cxx" => arguments.compilers.cpp = value()?,
             "--rust" => arguments.rust = Some(value()?.into()),
-            _ => bail!("failed to read {word:?}: want --to FOLDER [--cc CC] [--cxx CXX] [--rust PROGRAM]"),
+            "--rustc" => arguments.compilers.rust = value()?,
+            "--rustc-flag" => arguments.compilers.rust_flags.push(value()?),
+            _ => bail!(
+                "failed to read {word:?}: want --to FOLDER [--cc CC] [--cxx CXX] [--rust PROGRAM] [--rustc RUSTC] [--rustc-flag FLAG]"
+            ),
         }
     }
     Ok(arguments)
@@ -59,8 +63,14 @@ mod tests {
 
     #[test]
     fn each_option_has_its_place() {
-        let given = parsed("--to out --cxx b --cc a --rust r").expect("arguments");
-        let compilers = Compilers { c: "a".into(), cpp: "b".into() };
+        let line = "--to out --cxx b --cc a --rust r --rustc d --rustc-flag e --rustc-flag f";
+        let given = parsed(line).expect("arguments");
+        let compilers = Compilers {
+            c: "a".into(),
+            cpp: "b".into(),
+            rust: "d".into(),
+            rust_flags: vec!["e".into(), "f".into()],
+        };
         assert_eq!(given, Arguments { to: Some("out".into()), compilers, rust: Some("r".into()) });
         assert_eq!(parsed("").expect("no arguments"), Arguments::default());
         assert!(parsed("--to").expect_err("no value").to_string().contains("--to"));

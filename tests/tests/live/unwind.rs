@@ -47,3 +47,8 @@ fn code_is_unwound_wherever_a_signal_strikes() {
 fn cpp_without_frame_pointers_is_exact_frame_by_frame() {
     check_exact("unwind_cpp", "stacks", 10_000, "take()");
 }
+
+#[test]
+fn rust_without_frame_pointers_is_exact_frame_by_frame() {
+    check_exact("unwind_rust", "stacks", 10_000, "unwind::take");
+}

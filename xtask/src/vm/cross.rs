@@ -98,7 +98,7 @@ pub fn build(toolchain: &Path, target_dir: &Path) -> anyhow::Result<Cross> {
     compiler.run(&["build", "--release", "--package", "leakprobe"])?;
     let tests = compiler.run(&["test", "--no-run", "--package", "leakprobe-tests", "--test", "live"])?;
     let victims = target_dir.join("victims");
-    build_victims(&executable(&tests, "bin", "rust_victim")?, &victims)?;
+    build_victims(&compiler, &executable(&tests, "bin", "rust_victim")?, &victims)?;
     Ok(Cross {
         leakprobe: target_dir.join(TARGET).join("release/leakprobe"),
         live_tests: executable(&tests, "test", "live")?,
@@ -126,6 +126,18 @@ impl<'a> Compiler<'a> {
         let sysroot = target_dir.join("sysroot");
         join_sysroots(Path::new(&own), &toolchain.join("usr"), &sysroot)?;
         Ok(Self { program: Some(DEBIAN_COMPILER), sysroot: Some(sysroot), target_dir })
+    }
+
+    /// How the victims' own compiler of Rust is told all that.
+    fn for_victims(&self) -> Vec<String> {
+        let mut arguments: Vec<String> =
+            self.program.iter().flat_map(|program| ["--rustc".to_owned(), (*program).to_owned()]).collect();
+        let mut flags = vec![format!("--target={TARGET}"), format!("-Clinker={C_COMPILER}")];
+        flags.extend(self.sysroot.iter().map(|sysroot| format!("--sysroot={}", sysroot.display())));
+        for flag in flags {
+            arguments.extend(["--rustc-flag".to_owned(), flag]);
+        }
+        arguments
     }
 
     /// Runs cargo for the target, and returns its messages, one JSON object a line.
@@ -222,7 +234,7 @@ fn executable(messages: &str, kind: &str, name: &str) -> anyhow::Result<PathBuf>
 }
 
 /// Builds all victims anew: a few seconds, and nothing old is left among them.
-fn build_victims(rust_victim: &Path, folder: &Path) -> anyhow::Result<()> {
+fn build_victims(compiler: &Compiler<'_>, rust_victim: &Path, folder: &Path) -> anyhow::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("failed to remove {}", folder.display()));
@@ -232,6 +244,7 @@ fn build_victims(rust_victim: &Path, folder: &Path) -> anyhow::Result<()> {
     let mut victims = command::cargo();
     victims.args(["run", "--quiet", "--package", "leakprobe-tests", "--bin", "victims", "--", "--to"]);
     victims.arg(folder).args(["--cc", C_COMPILER, "--cxx", CPP_COMPILER, "--rust"]).arg(rust_victim);
+    victims.args(compiler.for_victims());
     command::run(&mut victims)
 }
 
