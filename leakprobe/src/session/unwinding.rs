@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
+    hash::{BuildHasher as _, RandomState},
     io,
     os::unix::fs::FileExt as _,
 };
@@ -21,7 +22,7 @@ use crate::{
         elf::CodeSegment,
         space::{AddressSpace, Backing, FileId, Mapping, Object},
     },
-    unwind::object::{self, Compiled},
+    unwind::object::{Compiled, Source},
 };
 
 /// Bytes of the vDSO that are read; it has two to four pages.
@@ -32,6 +33,9 @@ pub struct ObjectTables {
     how: Unwind,
     tables: Tables,
     objects: HashMap<FileId, Known>,
+    /// By a hash of what they are made of.
+    placed: HashMap<[u64; 2], Result<Placed, String>>,
+    keys: [RandomState; 2],
     /// The same in all processes; `None` while it was not looked for.
     vdso: Option<Result<Placed, String>>,
     /// Mappings that there was no room for, by process.
@@ -41,6 +45,7 @@ pub struct ObjectTables {
 /// An object that was looked at.
 struct Known {
     path: String,
+    opened: bool,
     outcome: Result<Placed, String>,
 }
 
@@ -60,7 +65,9 @@ struct Placed {
 impl ObjectTables {
     /// Nothing known yet.
     pub fn new(how: Unwind, tables: Tables) -> Self {
-        Self { how, tables, objects: HashMap::new(), vdso: None, cut: HashMap::new() }
+        let keys = [RandomState::new(), RandomState::new()];
+        let (objects, placed, cut) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { how, tables, objects, placed, keys, vdso: None, cut }
     }
 
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number.
@@ -162,36 +169,54 @@ impl ObjectTables {
 
     /// Where an object's tables are; `None` where it has none.
     fn object(&mut self, object: &Object) -> Result<Option<Placed>> {
-        if let Some(known) = self.objects.get(&object.id) {
+        // One that could not be opened is tried again.
+        let is_final = |known: &&Known| known.opened || object.file.is_err();
+        if let Some(known) = self.objects.get(&object.id).filter(is_final) {
             return Ok(known.outcome.as_ref().ok().cloned());
         }
-        let compiled = match &object.file {
-            Ok(file) => object::compile(file).map_err(|error| error.to_string()),
+        let source = match &object.file {
+            Ok(file) => Source::read(file).map_err(|error| error.to_string()),
             Err(reason) => Err(reason.clone()),
         };
-        let outcome = self.place(compiled)?;
+        let outcome = self.place(source)?;
         let path = object.path.to_string_lossy().into_owned();
         let placed = outcome.as_ref().ok().cloned();
-        self.objects.insert(object.id, Known { path, outcome });
+        self.objects.insert(object.id, Known { path, opened: object.file.is_ok(), outcome });
         Ok(placed)
     }
 
     fn vdso(&mut self) -> Result<Option<Placed>> {
         if self.vdso.is_none() {
-            let compiled = own_vdso()
+            let source = own_vdso()
                 .map_err(|error| error.to_string())
-                .and_then(|bytes| object::compile(&bytes[..]).map_err(|error| error.to_string()));
-            self.vdso = Some(self.place(compiled)?);
+                .and_then(|bytes| Source::read_vdso(&bytes).map_err(|error| error.to_string()));
+            self.vdso = Some(self.place(source)?);
         }
         Ok(self.vdso.as_ref().and_then(|outcome| outcome.as_ref().ok().cloned()))
     }
 
-    /// Writes tables into the kernel; that there is no room for them is no error of the session's.
-    fn place(&mut self, compiled: Result<Compiled, String>) -> Result<Result<Placed, String>> {
-        let Compiled { segments, table } = match compiled {
-            Ok(compiled) => compiled,
+    /// Compiles tables and writes them into the kernel, once for all files that hold the same (those of two containers,
+    /// say); that there is no room for them is no error of the session's.
+    fn place(&mut self, source: Result<Source, String>) -> Result<Result<Placed, String>> {
+        let source = match source {
+            Ok(source) => source,
             Err(reason) => return Ok(Err(reason)),
         };
+        // By content and not by build ID, which whoever builds a file can choose; under a key that nobody knows.
+        let key = self.keys.each_ref().map(|key| key.hash_one(&source));
+        if let Some(outcome) = self.placed.get(&key) {
+            return Ok(outcome.clone());
+        }
+        let outcome = match source.compile() {
+            Ok(compiled) => self.load(compiled)?,
+            Err(error) => Err(error.to_string()),
+        };
+        self.placed.insert(key, outcome.clone());
+        Ok(outcome)
+    }
+
+    fn load(&mut self, compiled: Compiled) -> Result<Result<Placed, String>> {
+        let Compiled { segments, table } = compiled;
         match self.tables.load(&table, self.how == Unwind::Auto) {
             Ok(first_page) => Ok(Ok(Placed {
                 base: table.base,

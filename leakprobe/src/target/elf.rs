@@ -144,7 +144,7 @@ pub fn machine_name(machine: u16) -> String {
 }
 
 /// A segment that is mapped as code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CodeSegment {
     /// Where it begins in the file.
     pub file_offset: u64,

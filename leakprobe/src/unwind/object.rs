@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use leakprobe_common::MAX_RULES;
+use leakprobe_common::{MAX_RULES, Rule, cfa, saved};
 
 use super::{
     cfi::{
@@ -11,6 +11,7 @@ use super::{
     },
     table::{Table, Unfit},
 };
+use crate::probe::plan::Arch;
 use crate::target::elf::{CodeSegment, Elf, ObjectError, ReadAt, stream};
 
 /// Bytes read of one object's call frame information. The largest browsers have 30 MB.
@@ -47,25 +48,95 @@ pub enum NoTable {
     TooLarge,
 }
 
+/// What tables are made of: equal ones make equal tables.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    arch: Arch,
+    segments: Vec<CodeSegment>,
+    entry: u64,
+    bytes: Vec<u8>,
+    address: u64,
+    form: Form,
+    known: Option<Known>,
+}
+
+impl Source {
+    /// Reads the call frame information of a file.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn read<R: ReadAt + ?Sized>(file: &R) -> Result<Self, NoTable> {
+        let elf = Elf::parse(file)?;
+        let (bytes, address, form) = match eh_frame(&elf)? {
+            Some((address, bytes)) => (bytes, address, Form::EhFrame),
+            None => (debug_frame(&elf)?.ok_or(NoTable::Missing)?, 0, Form::DebugFrame),
+        };
+        let (arch, segments, entry) = (elf.arch, elf.code_segments(), elf.entry());
+        Ok(Self { arch, segments, entry, bytes, address, form, known: None })
+    }
+
+    /// As [`Source::read`], of the vDSO. On aarch64 its signal trampoline has none since Linux 5.8.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_vdso(bytes: &[u8]) -> Result<Self, NoTable> {
+        Ok(Self { known: aarch64_trampoline(bytes), ..Self::read(bytes)? })
+    }
+
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn compile(&self) -> Result<Compiled, NoTable> {
+        let code = span(&self.segments).ok_or(NoTable::Missing)?;
+        let section = Section { bytes: &self.bytes, address: self.address, form: self.form };
+        let mut functions = cfi::functions(section, self.arch, LIMITS)?;
+        if let Some((code, rule)) = self.known.clone() {
+            functions.add(code, rule);
+        }
+        if functions.stretches.is_empty() {
+            return Err(NoTable::Missing);
+        }
+        let entry = Some(self.entry).filter(|&entry| entry != 0);
+        Ok(Compiled { table: Table::new(&functions, &code, entry)?, segments: self.segments.clone() })
+    }
+}
+
 /// Compiles the call frame information of a file.
 ///
 /// # Errors
 /// Why it has none, or none that can be used.
 pub fn compile<R: ReadAt + ?Sized>(file: &R) -> Result<Compiled, NoTable> {
-    let elf = Elf::parse(file)?;
-    let segments = elf.code_segments();
-    let code = span(&segments).ok_or(NoTable::Missing)?;
-    let (bytes, address, form) = match eh_frame(&elf)? {
-        Some((address, bytes)) => (bytes, address, Form::EhFrame),
-        None => (debug_frame(&elf)?.ok_or(NoTable::Missing)?, 0, Form::DebugFrame),
-    };
-    let section = Section { bytes: &bytes, address, form };
-    let functions = cfi::functions(section, elf.arch, LIMITS)?;
-    if functions.stretches.is_empty() {
-        return Err(NoTable::Missing);
+    Source::read(file)?.compile()
+}
+
+/// A function that call frame information says nothing of: its code, and its rule.
+type Known = (Range<u64>, Rule);
+
+/// The signal trampoline of aarch64 in a vDSO, by its two instructions; a vDSO's addresses are offsets.
+fn aarch64_trampoline(vdso: &[u8]) -> Option<Known> {
+    // mov x8, #__NR_rt_sigreturn; svc #0
+    const CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
+    // Of `struct rt_sigframe`, at the stack pointer: uc.uc_mcontext.regs[29], .sp and .pc.
+    const FP: i16 = 544;
+    const SP: i32 = 560;
+    const PC: i16 = 568;
+    if !cfg!(target_arch = "aarch64") {
+        return None;
     }
-    let entry = Some(elf.entry()).filter(|&entry| entry != 0);
-    Ok(Compiled { table: Table::new(&functions, &code, entry)?, segments })
+    let start = vdso.windows(CODE.len()).step_by(4).position(|code| code == CODE)? as u64 * 4;
+    let rule = Rule {
+        cfa: cfa::AT_STACK_POINTER,
+        cfa_offset: SP,
+        fp: saved::AT_STACK_POINTER,
+        fp_offset: FP,
+        ra: saved::AT_STACK_POINTER,
+        ra_offset: PC,
+        is_signal: 1,
+        ..Rule::default()
+    };
+    // From the instruction before on, which is there to be found: a handler returns to the trampoline's first one.
+    Some((start.saturating_sub(4)..start + CODE.len() as u64, rule))
 }
 
 /// From the first byte of code to the last.

@@ -2,7 +2,7 @@
 
 use leakprobe_tests::kobjects::{self, Kind, digest, made, report_in_which};
 use leakprobe_tests::probe::Probe;
-use leakprobe_tests::report::Report;
+use leakprobe_tests::report::{Report, Site};
 use leakprobe_tests::run;
 
 const ALL: [&str; 4] = ["--top", "100000", "--interval", "1s"];
@@ -212,9 +212,10 @@ fn a_tree_of_mappings_is_what_slabinfo_says_or_marked() {
     let near = nodes.live_objects.cast_signed().abs_diff(change) < 600;
     assert!(near || nodes.untraced_free_share > 0.01 || nodes.contradicted, "{nodes:?}");
     if nodes.contradicted {
-        for site in report.sites.iter().take(5) {
-            assert_ne!(site.allocator, "maple_node", "{}", report.digest());
-        }
+        // A site of one or two nodes may be any process's, and nothing speaks against it.
+        let is_of_tree = |site: &&Site| site.allocator == "maple_node" && site.live_blocks >= 100;
+        assert_eq!(report.sites.iter().take(5).find(is_of_tree).map(|site| site.live_blocks), None);
+        assert!(report.sites.iter().take(5).all(|site| site.contradiction.is_none()), "{}", report.digest());
     }
     probe.finish();
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{Damaged, reader::Reader};
 
 /// Which of the two forms a section has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// `.eh_frame`, which is mapped.
     EhFrame,

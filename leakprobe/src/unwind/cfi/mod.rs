@@ -8,7 +8,7 @@ mod expression;
 mod program;
 mod reader;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use leakprobe_common::Rule;
 
@@ -119,6 +119,16 @@ pub fn functions(section: Section<'_>, arch: Arch, limits: Limits) -> Result<Fun
 }
 
 impl Functions {
+    /// Adds a function of one rule.
+    pub fn add(&mut self, code: Range<u64>, rule: Rule) {
+        let number = self.rules.len() as u16;
+        self.rules.push(rule);
+        self.rows.push((code.start, number));
+        let rows = (self.rows.len() - 1, self.rows.len());
+        self.stretches.push(Stretch { start: code.start, end: code.end, rows });
+        self.sort();
+    }
+
     /// Sorts the stretches; of those that overlap, the one that begins first is cut short.
     fn sort(&mut self) {
         self.stretches.sort_by_key(|stretch| stretch.start);
