@@ -1,9 +1,13 @@
 //! What the stack costs of a pair of malloc and free, on stacks of different depths: by unwind tables, by frame pointers,
 //! and by the kernel's own walk along these.
 
+use std::path::Path;
+
+use anyhow::Context as _;
+
 use super::{
     profiler::{NO_INTERVAL, Profiler},
-    table::{Bar, Samples, Table, nanoseconds, ratio},
+    table::{Bar, Samples, Table, nanoseconds, ratio, seconds, thousands},
     victim::Victim,
 };
 
@@ -56,6 +60,41 @@ pub fn measure(rounds: usize, table: &mut Table) -> anyhow::Result<()> {
             table.row(what, share.show(ratio));
         }
     }
+    load_a_library(&mut victim, rounds, table)
+}
+
+/// A large library: the one that the BPF toolchain of `cargo xtask setup` brings.
+const LIBRARY: &str = "/usr/lib/llvm-22/lib/libLLVM.so";
+
+/// Its tables may take so long until the probes are in place, s.
+const LOADED_WITHIN: f64 = 0.5;
+
+/// How much later the probes are in place where a target has a large library mapped.
+fn load_a_library(victim: &mut Victim, rounds: usize, table: &mut Table) -> anyhow::Result<()> {
+    let library = Path::new(LIBRARY);
+    let what = "libLLVM's tables: later in place by";
+    if !library.exists() {
+        table.not_applicable(what, "", format!("there is no {LIBRARY}"));
+        return Ok(());
+    }
+    let attach = |victim: &Victim| -> anyhow::Result<(f64, u64)> {
+        let mut times = Samples::default();
+        let mut rows = 0;
+        for _ in 0..rounds {
+            let profiler = Profiler::start(victim.pid(), &NO_INTERVAL)?;
+            times.push(profiler.own_account.as_secs_f64());
+            let report = profiler.stop()?.json;
+            let objects = report["stacks"].as_array().context("failed to find the stacks in a report")?;
+            rows = objects.iter().filter_map(|object| object["rows"].as_u64()).sum();
+        }
+        Ok((times.median(), rows))
+    };
+    let (without, few) = attach(victim)?;
+    victim.load_library(library)?;
+    let (with, many) = attach(victim)?;
+    table.row("rows of libLLVM, of 4 bytes, and of what it needs", thousands((many - few) as f64));
+    let later = with - without;
+    table.barred(what, seconds(later), later, Bar::AtMost(LOADED_WITHIN), seconds);
     Ok(())
 }
 
