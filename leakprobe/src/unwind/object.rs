@@ -80,7 +80,16 @@ impl Source {
     /// # Errors
     /// As there.
     pub fn read_vdso(bytes: &[u8]) -> Result<Self, NoTable> {
-        Ok(Self { known: aarch64_trampoline(bytes), ..Self::read(bytes)? })
+        let known = aarch64_trampoline(bytes);
+        match Self::read(bytes) {
+            // All of it was taken out together.
+            Err(NoTable::Missing) if known.is_some() => {
+                let elf = Elf::parse(bytes)?;
+                let (arch, segments, entry) = (elf.arch, elf.code_segments(), 0);
+                Ok(Self { arch, segments, entry, bytes: Vec::new(), address: 0, form: Form::EhFrame, known })
+            }
+            source => Ok(Self { known, ..source? }),
+        }
     }
 
     /// Compiles it.
