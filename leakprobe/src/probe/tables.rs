@@ -164,11 +164,6 @@ impl Tables {
         self.space_of.set(target, index, 0).context("failed to describe a process's code to the BPF programs")
     }
 
-    /// Rows that are in the kernel.
-    pub fn rows(&self) -> usize {
-        self.chunk_index as usize * CHUNK_ROWS + self.filled
-    }
-
     /// Chunks that a table's pages begin or fill, the present one among them; a page is in one.
     fn chunks_for(&self, table: &Table) -> u32 {
         let (mut chunks, mut filled) = (1, self.filled);
