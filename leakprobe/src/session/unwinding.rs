@@ -1,11 +1,14 @@
 //! How the stacks of a session are made: which object has tables, and where each process has it mapped.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     fs::{self, File},
     hash::{BuildHasher as _, RandomState},
     io,
+    num::NonZero,
     os::unix::fs::FileExt as _,
+    panic::resume_unwind,
+    thread,
 };
 
 use anyhow::Result;
@@ -28,14 +31,18 @@ use crate::{
 /// Bytes of the vDSO that are read; it has two to four pages.
 const MAX_VDSO: u64 = 1 << 20;
 
+/// Objects that are compiled at a time, at most: the machine is in trouble as it is.
+const MAX_THREADS: usize = 4;
+
 /// The tables of a session's objects.
 pub struct ObjectTables {
     how: Unwind,
     tables: Tables,
     objects: HashMap<FileId, Known>,
-    /// By a hash of what they are made of.
-    placed: HashMap<[u64; 2], Result<Placed, String>>,
-    keys: [RandomState; 2],
+    /// By a hash of what they are made of, and not by build ID, which whoever builds a file can choose.
+    placed: HashMap<u64, Result<Placed, String>>,
+    /// The hash's key, which nobody knows: no file can be made to pass for another.
+    key: RandomState,
     /// The same in all processes; `None` while it was not looked for.
     vdso: Option<Result<Placed, String>>,
     /// Mappings that there was no room for, by process.
@@ -65,9 +72,8 @@ struct Placed {
 impl ObjectTables {
     /// Nothing known yet.
     pub fn new(how: Unwind, tables: Tables) -> Self {
-        let keys = [RandomState::new(), RandomState::new()];
         let (objects, placed, cut) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { how, tables, objects, placed, keys, vdso: None, cut }
+        Self { how, tables, objects, placed, key: RandomState::new(), vdso: None, cut }
     }
 
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number.
@@ -78,6 +84,7 @@ impl ObjectTables {
         if !matches!(self.how, Unwind::Auto | Unwind::Dwarf) {
             return Ok(());
         }
+        self.learn(space)?;
         let mut ranges = Vec::new();
         for mapping in space.mappings.iter().filter(|mapping| mapping.executable && mapping.start < UNUSED) {
             ranges.extend(self.range(mapping)?);
@@ -158,7 +165,7 @@ impl ObjectTables {
             pages: NO_TABLE,
         });
         let (placed, from) = match &mapping.backing {
-            Backing::Object(object) => (self.object(object)?, mapping.file_offset),
+            Backing::Object(object) => (self.object(object), mapping.file_offset),
             Backing::Named(name) if name == "[vdso]" => (self.vdso()?, 0),
             // Return addresses in it are not those that unwinding wants.
             Backing::Named(_) if mapping.is_trampoline() => return Ok(None),
@@ -168,21 +175,8 @@ impl ObjectTables {
     }
 
     /// Where an object's tables are; `None` where it has none.
-    fn object(&mut self, object: &Object) -> Result<Option<Placed>> {
-        // One that could not be opened is tried again.
-        let is_final = |known: &&Known| known.opened || object.file.is_err();
-        if let Some(known) = self.objects.get(&object.id).filter(is_final) {
-            return Ok(known.outcome.as_ref().ok().cloned());
-        }
-        let source = match &object.file {
-            Ok(file) => Source::read(file).map_err(|error| error.to_string()),
-            Err(reason) => Err(reason.clone()),
-        };
-        let outcome = self.place(source)?;
-        let path = object.path.to_string_lossy().into_owned();
-        let placed = outcome.as_ref().ok().cloned();
-        self.objects.insert(object.id, Known { path, opened: object.file.is_ok(), outcome });
-        Ok(placed)
+    fn object(&self, object: &Object) -> Option<Placed> {
+        self.objects.get(&object.id)?.outcome.as_ref().ok().cloned()
     }
 
     fn vdso(&mut self) -> Result<Option<Placed>> {
@@ -190,26 +184,61 @@ impl ObjectTables {
             let source = own_vdso()
                 .map_err(|error| error.to_string())
                 .and_then(|bytes| Source::read_vdso(&bytes).map_err(|error| error.to_string()));
-            self.vdso = Some(self.place(source)?);
+            let prepared = prepare(source, &self.key, &HashSet::new());
+            self.vdso = Some(self.place(prepared)?);
         }
         Ok(self.vdso.as_ref().and_then(|outcome| outcome.as_ref().ok().cloned()))
     }
 
-    /// Compiles tables and writes them into the kernel, once for all files that hold the same (those of two containers,
-    /// say); that there is no room for them is no error of the session's.
-    fn place(&mut self, source: Result<Source, String>) -> Result<Result<Placed, String>> {
-        let source = match source {
-            Ok(source) => source,
-            Err(reason) => return Ok(Err(reason)),
+    /// Makes the tables of the objects that are new in a process. Several are compiled at a time, since probes wait for
+    /// them, and written in the order of the mappings, so that the same ones find room each time.
+    fn learn(&mut self, space: &AddressSpace) -> Result<()> {
+        let mut seen = HashSet::new();
+        let mut new: Vec<&Object> = Vec::new();
+        for mapping in space.mappings.iter().filter(|mapping| mapping.executable) {
+            let Backing::Object(object) = &mapping.backing else { continue };
+            // One that could not be opened is tried again.
+            let is_final = |known: &Known| known.opened || object.file.is_err();
+            if seen.insert(object.id) && !self.objects.get(&object.id).is_some_and(is_final) {
+                new.push(object.as_ref());
+            }
+        }
+        let (key, placed) = (self.key.clone(), self.placed.keys().copied().collect());
+        let prepare_object = |object: &Object| -> Prepared {
+            let source = object.file.as_ref().map_err(Clone::clone);
+            let source = source.and_then(|file| Source::read(file).map_err(|error| error.to_string()));
+            prepare(source, &key, &placed)
         };
-        // By content and not by build ID, which whoever builds a file can choose; under a key that nobody knows.
-        let key = self.keys.each_ref().map(|key| key.hash_one(&source));
+        let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS) + 1;
+        thread::scope(|scope| {
+            let prepare_object = &prepare_object;
+            let mut threads = new.into_iter().map(|object| (object, scope.spawn(|| prepare_object(object))));
+            let mut begun: VecDeque<_> = threads.by_ref().take(at_a_time).collect();
+            while let Some((object, thread)) = begun.pop_front() {
+                let prepared = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+                begun.extend(threads.next());
+                let outcome = self.place(prepared)?;
+                let path = object.path.to_string_lossy().into_owned();
+                self.objects.insert(object.id, Known { path, opened: object.file.is_ok(), outcome });
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes tables into the kernel, once for all files that hold the same (those of two containers, say); that there is
+    /// no room for them is no error of the session's.
+    fn place(&mut self, prepared: Prepared) -> Result<Result<Placed, String>> {
+        let (key, compiled) = match prepared {
+            Prepared::Unreadable(reason) => return Ok(Err(reason)),
+            Prepared::Read(key, compiled) => (key, compiled),
+        };
         if let Some(outcome) = self.placed.get(&key) {
             return Ok(outcome.clone());
         }
-        let outcome = match source.compile() {
-            Ok(compiled) => self.load(compiled)?,
-            Err(error) => Err(error.to_string()),
+        let outcome = match compiled {
+            Some(Ok(compiled)) => self.load(compiled)?,
+            Some(Err(reason)) => Err(reason),
+            None => Err("its tables were not made".to_owned()),
         };
         self.placed.insert(key, outcome.clone());
         Ok(outcome)
@@ -247,6 +276,26 @@ impl Placed {
         let covered = (u64::from(self.pages) << PAGE_BITS).checked_sub(offset)?;
         let end = mapping.end.min(mapping.start.saturating_add(covered));
         Some(CodeRange { start: mapping.start, end, offset: offset.try_into().ok()?, pages: self.first_page })
+    }
+}
+
+/// What was made of a file.
+enum Prepared {
+    /// It has no tables.
+    Unreadable(String),
+    /// By a hash of what they are made of: the tables, or why there are none; `None` where they are placed already.
+    Read(u64, Option<Result<Compiled, String>>),
+}
+
+/// Compiles tables, unless equal ones are placed.
+fn prepare(source: Result<Source, String>, key: &RandomState, placed: &HashSet<u64>) -> Prepared {
+    match source {
+        Err(reason) => Prepared::Unreadable(reason),
+        Ok(source) => {
+            let hash = key.hash_one(&source);
+            let compile = || source.compile().map_err(|error| error.to_string());
+            Prepared::Read(hash, (!placed.contains(&hash)).then(compile))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use leakprobe_common::{MAX_RULES, Rule, cfa, saved};
 use super::{
     cfi::{
         self, Limits, TooMuch,
-        entries::{Form, Section},
+        entries::{self, Form, Section},
     },
     table::{Table, Unfit},
 };
@@ -156,7 +156,7 @@ fn span(segments: &[CodeSegment]) -> Option<Range<u64>> {
 }
 
 /// The section that the program header's index points to, with its address: by names it would be lost when section
-/// headers are stripped. Its length is not said; its end is marked.
+/// headers are stripped. Its length is not said; its end is marked, and nothing behind it is read.
 fn eh_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<(u64, Vec<u8>)>, NoTable> {
     const VERSION: u8 = 1;
     const PCREL_SDATA4: u8 = 0x1b;
@@ -169,7 +169,20 @@ fn eh_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<(u64, Vec<u8>
     let offset = i64::from(i32::from_le_bytes(offset));
     let address = index_address.wrapping_add(4).wrapping_add_signed(offset);
     let Some((at, len)) = elf.file_offset(address) else { return Ok(None) };
-    Ok(Some((address, read(elf.file, at, len.min(MAX_BYTES))?)))
+    // Up to the section's end, or that of what is read at most.
+    let (mut bytes, mut next) = (Vec::new(), 0);
+    stream(elf.file, at, len.min(MAX_BYTES), |chunk| {
+        bytes.extend_from_slice(chunk);
+        while let Some(len) = entries::record_len(bytes.get(next..).unwrap_or_default()) {
+            next = usize::try_from(len).map_or(usize::MAX, |len| next.saturating_add(len));
+            if len == entries::END_LEN {
+                bytes.truncate(next);
+                return false;
+            }
+        }
+        true
+    })?;
+    Ok(Some((address, bytes)))
 }
 
 /// The section that debuggers read, where it is plain.

@@ -88,6 +88,19 @@ pub fn each<'a>(section: Section<'a>, mut each: impl FnMut(&Entry<'a>)) -> usize
     left_out
 }
 
+/// Length of the mark of a section's end.
+pub const END_LEN: u64 = 4;
+
+/// Length of the record at the start of `bytes`, that of its length included; [`END_LEN`] of the mark of the section's
+/// end, `None` where too little is there to tell.
+pub fn record_len(bytes: &[u8]) -> Option<u64> {
+    let mut reader = Reader::new(bytes);
+    match reader.number(4).ok()? {
+        0xffff_ffff => Some(reader.number(8).ok()?.saturating_add(12)),
+        len => Some(len + 4),
+    }
+}
+
 /// A record's head, and what follows it.
 struct Record<'a> {
     /// Offset in the section of the ID.
