@@ -15,5 +15,5 @@ pub mod seccomp;
 pub mod space;
 pub mod symbols;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text;

@@ -1,13 +1,18 @@
 //! The compiler of call frame information, held against another reader of it.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    path::PathBuf,
+    time::Instant,
+};
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, NativeEndian, Register, RegisterRule, UnwindContext, UnwindSection as _,
     UnwindTableRow,
 };
 use leakprobe_common::{CHUNK_ROWS, Rule, cfa, saved};
-use object::{Object as _, ObjectSection as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use proptest::prelude::*;
 
 use super::{
@@ -18,7 +23,7 @@ use super::{
     object::{Compiled, compile},
     table::{GUESS, Table},
 };
-use crate::probe::plan::Arch;
+use crate::{probe::plan::Arch, target::testing::Folder};
 
 const FP: u16 = if cfg!(target_arch = "aarch64") { 29 } else { 6 };
 const SP: u16 = if cfg!(target_arch = "aarch64") { 31 } else { 7 };
@@ -122,6 +127,41 @@ fn each_row_is_what_another_reader_reads() {
     }
     assert!(all > 20_000, "{all} rows");
     assert!(all_beyond * 1000 < all, "{all_beyond} of {all}");
+}
+
+/// A function with a frame that moves, and nothing of a C library's around it.
+const ALONE: &str = "__attribute__((noinline)) int other(volatile int *);\n\
+    int walk(int n) { volatile int a[n + 1]; a[n] = n; return n > 9 ? other(a) : walk(n + 1) + a[n]; }\n\
+    int other(volatile int *p) { return *p; }\n";
+
+#[test]
+fn debug_frames_say_the_same_where_they_are_all_there_is() {
+    let folder = Folder::new();
+    let build = |name: &str, more: &str| {
+        let arguments = ["-O2", "-g", "-fPIC", "-shared", "-nostdlib", "-fvisibility=hidden", more];
+        fs::read(folder.compile(name, ALONE, &arguments)).expect("what was built")
+    };
+    let mapped = build("mapped.so", "-fasynchronous-unwind-tables");
+    let debug = build("debug.so", "-fno-asynchronous-unwind-tables");
+    let section = |bytes: &[u8], name: &str| {
+        object::File::parse(bytes)
+            .expect("an ELF file")
+            .section_by_name(name)
+            .map_or(0, |section| section.size())
+    };
+    assert!(section(&debug, ".debug_frame") > 0 && section(&debug, ".eh_frame") == 0, "cc made others too");
+    let [mapped, debug] = [mapped, debug].map(|bytes| {
+        let file = object::File::parse(&bytes[..]).expect("an ELF file");
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok("walk")).expect("the function");
+        let table = compile(&bytes[..]).expect("its tables").table;
+        let code = symbol.address()..symbol.address() + symbol.size();
+        code.map(|address| table.find(address).copied()).collect::<Vec<_>>()
+    });
+    assert!(
+        mapped.iter().all(Option::is_some) && mapped.iter().collect::<HashSet<_>>().len() > 2,
+        "{mapped:?}"
+    );
+    assert_eq!(mapped, debug);
 }
 
 /// What must hold of every table, whatever it was made of.

@@ -241,3 +241,18 @@ fn skip_pointer(reader: &mut Reader<'_>, encoding: u8) -> Result<(), Damaged> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_as_long_as_it_says_with_its_length() {
+        assert_eq!((record_len(&[0; 4]), record_len(&[0; 3]), record_len(&[])), (Some(END_LEN), None, None));
+        assert_eq!(record_len(&[20, 0, 0, 0, 9]), Some(24));
+        let mut wide = [0xff; 12];
+        assert_eq!((record_len(&wide[..11]), record_len(&wide)), (None, Some(u64::MAX)));
+        wide[4..].copy_from_slice(&100u64.to_le_bytes());
+        assert_eq!(record_len(&wide), Some(112));
+    }
+}
