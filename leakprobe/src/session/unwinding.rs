@@ -31,8 +31,9 @@ use crate::{
 /// Bytes of the vDSO that are read; it has two to four pages.
 const MAX_VDSO: u64 = 1 << 20;
 
-/// Objects that are compiled at a time, at most: the machine is in trouble as it is.
-const MAX_THREADS: usize = 4;
+/// Objects that are compiled at a time, at most. A hostile one can take what [`Source`] and its limits allow, so the number
+/// multiplies the memory that they may take in all.
+const MAX_THREADS: usize = 2;
 
 /// The tables of a session's objects.
 pub struct ObjectTables {
@@ -184,7 +185,7 @@ impl ObjectTables {
             let source = own_vdso()
                 .map_err(|error| error.to_string())
                 .and_then(|bytes| Source::read_vdso(&bytes).map_err(|error| error.to_string()));
-            let prepared = prepare(source, &self.key, &HashSet::new());
+            let prepared = prepare(source, &self.key, &self.placed);
             self.vdso = Some(self.place(prepared)?);
         }
         Ok(self.vdso.as_ref().and_then(|outcome| outcome.as_ref().ok().cloned()))
@@ -203,13 +204,16 @@ impl ObjectTables {
                 new.push(object.as_ref());
             }
         }
-        let (key, placed) = (self.key.clone(), self.placed.keys().copied().collect());
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (key, placed) = (self.key.clone(), self.placed.clone());
         let prepare_object = |object: &Object| -> Prepared {
             let source = object.file.as_ref().map_err(Clone::clone);
             let source = source.and_then(|file| Source::read(file).map_err(|error| error.to_string()));
             prepare(source, &key, &placed)
         };
-        let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS) + 1;
+        let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         thread::scope(|scope| {
             let prepare_object = &prepare_object;
             let mut threads = new.into_iter().map(|object| (object, scope.spawn(|| prepare_object(object))));
@@ -229,16 +233,16 @@ impl ObjectTables {
     /// no room for them is no error of the session's.
     fn place(&mut self, prepared: Prepared) -> Result<Result<Placed, String>> {
         let (key, compiled) = match prepared {
-            Prepared::Unreadable(reason) => return Ok(Err(reason)),
-            Prepared::Read(key, compiled) => (key, compiled),
+            Prepared::Known(outcome) => return Ok(outcome),
+            Prepared::New(key, compiled) => (key, compiled),
         };
+        // Two files of one process may hold the same.
         if let Some(outcome) = self.placed.get(&key) {
             return Ok(outcome.clone());
         }
         let outcome = match compiled {
-            Some(Ok(compiled)) => self.load(compiled)?,
-            Some(Err(reason)) => Err(reason),
-            None => Err("its tables were not made".to_owned()),
+            Ok(compiled) => self.load(compiled)?,
+            Err(reason) => Err(reason),
         };
         self.placed.insert(key, outcome.clone());
         Ok(outcome)
@@ -281,21 +285,26 @@ impl Placed {
 
 /// What was made of a file.
 enum Prepared {
-    /// It has no tables.
-    Unreadable(String),
-    /// By a hash of what they are made of: the tables, or why there are none; `None` where they are placed already.
-    Read(u64, Option<Result<Compiled, String>>),
+    /// Equal tables are placed already, or it has none.
+    Known(Result<Placed, String>),
+    /// By a hash of what they are made of: the tables, or why they cannot be made.
+    New(u64, Result<Compiled, String>),
 }
 
 /// Compiles tables, unless equal ones are placed.
-fn prepare(source: Result<Source, String>, key: &RandomState, placed: &HashSet<u64>) -> Prepared {
-    match source {
-        Err(reason) => Prepared::Unreadable(reason),
-        Ok(source) => {
-            let hash = key.hash_one(&source);
-            let compile = || source.compile().map_err(|error| error.to_string());
-            Prepared::Read(hash, (!placed.contains(&hash)).then(compile))
-        }
+fn prepare(
+    source: Result<Source, String>,
+    key: &RandomState,
+    placed: &HashMap<u64, Result<Placed, String>>,
+) -> Prepared {
+    let source = match source {
+        Ok(source) => source,
+        Err(reason) => return Prepared::Known(Err(reason)),
+    };
+    let hash = key.hash_one(&source);
+    match placed.get(&hash) {
+        Some(outcome) => Prepared::Known(outcome.clone()),
+        None => Prepared::New(hash, source.compile().map_err(|error| error.to_string())),
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
 use crate::probe::plan::Arch;
 use crate::target::elf::{CodeSegment, Elf, ObjectError, ReadAt, stream};
 
-/// Bytes read of one object's call frame information. The largest browsers have 30 MB.
-const MAX_BYTES: u64 = 256 << 20;
+/// Bytes read of one object's call frame information. The largest browsers have 30 MB. Two are read at a time.
+const MAX_BYTES: u64 = 128 << 20;
 /// What an object may come to. A quarter of all rules, so that none takes the place of others.
 const LIMITS: Limits = Limits { rows: 8 << 20, rules: MAX_RULES / 4 };
 
