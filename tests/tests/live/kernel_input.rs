@@ -199,6 +199,8 @@ fn per_cpu_memory_is_counted_on_every_cpu() {
 
 #[test]
 fn a_tree_of_mappings_is_what_slabinfo_says_or_marked() {
+    /// By how many nodes slabinfo may be behind.
+    const SLACK: u64 = 600;
     let (mut victim, _folder) = kobjects::start();
     let mut probe = Probe::attach_to_kernel(&ALL);
     victim.run("remappings 2000");
@@ -209,12 +211,13 @@ fn a_tree_of_mappings_is_what_slabinfo_says_or_marked() {
         return;
     };
     let change = nodes.slabinfo_change.expect("a row of slabinfo");
-    let near = nodes.live_objects.cast_signed().abs_diff(change) < 600;
+    let near = nodes.live_objects.cast_signed().abs_diff(change) < SLACK;
     assert!(near || nodes.untraced_free_share > 0.01 || nodes.contradicted, "{nodes:?}");
     if nodes.contradicted {
-        // A site of one or two nodes may be any process's, and nothing speaks against it.
-        let is_of_tree = |site: &&Site| site.allocator == "maple_node" && site.live_blocks >= 100;
-        assert_eq!(report.sites.iter().take(5).find(is_of_tree).map(|site| site.live_blocks), None);
+        // Nodes wait for a grace period, and are slabinfo's as long: what the cache has grown by may be this site's.
+        let supported = change.max(0).cast_unsigned() + SLACK;
+        let is_unsupported = |site: &&Site| site.allocator == "maple_node" && site.live_blocks / 2 > supported;
+        assert_eq!(report.sites.iter().take(5).find(is_unsupported).map(|site| site.live_blocks), None);
         assert!(report.sites.iter().take(5).all(|site| site.contradiction.is_none()), "{}", report.digest());
     }
     probe.finish();
