@@ -1,8 +1,23 @@
 //! The hash that makes IDs of stacks and sites.
 
+use crate::NO_STACK;
+
 /// One round of a multiply-and-fold hash; the odd constant is 2^64 divided by the golden ratio.
 #[inline(always)]
 pub const fn mix(hash: u64, word: u64) -> u64 {
     let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 32)
+}
+
+/// Where the hash of a stack's frames starts: equal addresses in two processes, or before and after an exec, are two
+/// stacks.
+#[inline(always)]
+pub const fn stack_seed(tgid: u32, generation: u32) -> u64 {
+    mix(0x9e37_79b9_7f4a_7c15, (tgid as u64) << 32 | generation as u64)
+}
+
+/// A stack's ID, from the hash of its frames.
+#[inline(always)]
+pub const fn stack_id(hash: u64) -> u64 {
+    if hash == NO_STACK { 1 } else { hash }
 }

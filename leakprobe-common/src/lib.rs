@@ -16,20 +16,21 @@ mod unwind;
 
 pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
 pub use counter::{COUNTERS, Counter, LedgerRow};
-pub use hash::mix;
+pub use hash::{mix, stack_id, stack_seed};
 pub use kernel::{
     BULK_ALLOCATIONS, BULK_FREES, CACHE_NAME, Cache, CacheKey, CacheKind, CacheName, KernelBlock, KernelKey,
     KernelStack, MemoryKind, PendingBulk,
 };
 pub use record::{
-    Block, BlockKey, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, RangeEvent,
-    RangeOperation, STACK_WINDOW, Site, Stack, StackEnd, Target, Thread, lifetime_bucket,
+    Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT,
+    MAX_FRAMES, NO_STACK, RangeEvent, RangeOperation, STACK_WINDOW, Site, Stack, StackCopy, StackEnd, Target,
+    Thread, lifetime_bucket,
 };
 pub use unwind::{
     CACHE_ENTRIES, CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS,
-    MAX_RANGES, MAX_RULES, NO_RULE, NO_SPACE, NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, Space, UNUSED,
-    Unwinding, Walk, cache_index, cfa, row, saved,
+    MAX_RANGES, MAX_RULES, NO_RULE, NO_SPACE, NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, Space, UNDESCRIBED,
+    UNUSED, Unwinding, Walk, cache_index, cfa, guess, row, saved,
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

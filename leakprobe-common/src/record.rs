@@ -90,6 +90,37 @@ pub struct Stack {
     pub frames: [u64; MAX_FRAMES],
 }
 
+/// Pages of [`StackCopy::memory`]: 64 KiB, whichever part of the first one the stack begins in.
+pub const COPY_PAGES: usize = 17;
+/// Bytes of such a page.
+pub const COPY_PAGE_BYTES: usize = 4096;
+
+/// A stack with what it was made from, so that user space can unwind it anew.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct StackCopy {
+    /// The stack as it was walked.
+    pub stack: Stack,
+    /// Its ID.
+    pub id: u64,
+    /// Address of the code where the walk began.
+    pub ip: u64,
+    /// Stack pointer there.
+    pub sp: u64,
+    /// Frame pointer there.
+    pub fp: u64,
+    /// Where the return address was in a register, that.
+    pub link: u64,
+    /// The bits of a saved code address.
+    pub mask: u64,
+    /// 1 when the walk came through code that was not described yet.
+    pub undescribed: u64,
+    /// Valid pages of `memory`, the first of which is the one that `sp` points into.
+    pub pages: u64,
+    /// The thread's stack upward, from the start of that page on.
+    pub memory: [[u8; COPY_PAGE_BYTES]; COPY_PAGES],
+}
+
 /// Buckets of the histogram of freed lifetimes.
 pub const LIFETIME_BUCKETS: usize = 40;
 /// The first bucket holds lifetimes below 2^(shift+1) ns, about 2 us; each further one twice as much.
@@ -120,6 +151,8 @@ pub struct Site {
     pub max_lifetime_ns: u64,
     /// Of the freed blocks, those whose free was not seen: their address was handed out again.
     pub missed_frees: u64,
+    /// Of the allocated blocks, those whose stack was walked through code that was not described yet.
+    pub undescribed_blocks: u64,
     /// Lifetimes of freed blocks by [`lifetime_bucket`].
     pub lifetimes: [u64; LIFETIME_BUCKETS],
 }
@@ -255,7 +288,8 @@ const _: () = {
     assert!(size_of::<BlockKey>() == 16 && offset_of!(BlockKey, tgid) == 8);
     assert!(size_of::<Block>() == 40 && offset_of!(Block, tid) == 24 && offset_of!(Block, family) == 36);
     assert!(size_of::<Stack>() == 24 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 24);
-    assert!(size_of::<Site>() == 48 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 48);
+    assert!(size_of::<StackCopy>() == size_of::<Stack>() + 64 + COPY_PAGES * COPY_PAGE_BYTES);
+    assert!(size_of::<Site>() == 56 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 56);
     assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
     assert!(size_of::<Thread>() == 240 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
     assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, taken) == 56);

@@ -40,7 +40,7 @@ pub struct Rule {
     pub ra: u8,
     /// 1 for a signal trampoline: what it interrupted goes on at its address, not behind a call.
     pub is_signal: u8,
-    /// 1 for [`FRAME_POINTERS`].
+    /// Of [`guess`]'s bits.
     pub is_guess: u8,
     /// Always 0.
     pub _pad: [u8; 3],
@@ -76,10 +76,21 @@ pub mod saved {
     pub const NOWHERE: u8 = 4;
 }
 
+/// Bits of [`Rule::is_guess`] and of [`Walk::guessed`].
+pub mod guess {
+    /// Frame pointers are followed, which may be none.
+    pub const FRAME_POINTER: u8 = 1;
+    /// The code is not described yet.
+    pub const UNDESCRIBED: u8 = 2;
+}
+
 /// Number of the rule that says that nothing is known.
 pub const NO_RULE: u16 = 0;
 /// Number of the rule that takes a frame pointer for one, for code without tables.
 pub const FRAME_POINTERS: u16 = 1;
+/// Number of the rule for code that was mapped a moment ago, most likely, and is not described yet: as [`FRAME_POINTERS`]
+/// where these are followed, else as [`NO_RULE`].
+pub const UNDESCRIBED: u16 = 2;
 /// Rules that there is room for; their numbers have 16 bits.
 pub const MAX_RULES: usize = 16_384;
 
@@ -189,7 +200,7 @@ pub struct Walk {
     pub reach: u64,
     /// The hash of the frames so far.
     pub hash: u64,
-    /// 1 when a frame pointer was taken for one where nothing says that it is.
+    /// [`guess`]'s bits of the rules so far.
     pub guessed: u64,
     /// 1 when a return address was the kernel's trampoline.
     pub hijacked: u64,

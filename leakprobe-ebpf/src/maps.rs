@@ -31,6 +31,10 @@ pub static COOKIES_BY_ADDRESS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static UNWINDING: Global<u32> = Global::new(Unwinding::Auto as u32);
 
+/// Where not 0: one stack in so many is copied, new or not.
+#[unsafe(no_mangle)]
+pub static COPIED_ONE_IN: Global<u32> = Global::new(0);
+
 /// Set by user space at the session's end: from then on the programs do nothing. A block that is recorded then
 /// stays recorded, and what is freed or allocated later is as if it had not happened yet, so what user
 /// space reads after taking the probes out is one moment, exactly.
@@ -104,3 +108,7 @@ pub static LEDGER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as 
 /// Rare events for user space.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+
+/// Stacks that user space is to unwind anew: `StackCopy`.
+#[map]
+pub static COPIES: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);

@@ -6,15 +6,16 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
-    helpers::{bpf_ktime_get_ns, generated},
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, generated},
 };
 use leakprobe_common::{
-    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Thread, Unwinding, mix,
+    COPY_PAGE_BYTES, COPY_PAGES, Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Stack,
+    StackCopy, Thread, Unwinding, mix, stack_id, stack_seed,
 };
 
 use crate::{
-    ledger::count,
-    maps::{EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
+    ledger::{add, count},
+    maps::{COPIED_ONE_IN, COPIES, EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
     registers::Registers,
     unwind::{self, Walked},
 };
@@ -30,14 +31,78 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
         let id = walk_by_kernel(ctx, thread).unwrap_or(NO_STACK);
         return keep(thread, id);
     }
-    let seed = seed(thread.tgid, thread.generation);
+    let seed = stack_seed(thread.tgid, thread.generation);
     let Some(walked) = unwind::walk::<LOOPED>(thread, registers, seed) else { return keep(thread, NO_STACK) };
-    let Walked { hash, hijacked } = walked;
-    let own = id(hash);
-    // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
-    // space marks what is left.
-    let id = if hijacked { walk_by_kernel(ctx, thread).unwrap_or(own) } else { own };
-    keep(thread, id)
+    let Walked { hash, hijacked, undescribed } = walked;
+    let own = stack_id(hash);
+    if hijacked {
+        // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
+        // space marks what is left.
+        let id = walk_by_kernel(ctx, thread).unwrap_or(own);
+        return keep(thread, id);
+    }
+    if undescribed {
+        return keep_undescribed(thread, registers, own);
+    }
+    let one_in = COPIED_ONE_IN.load();
+    // SAFETY: the helper has no preconditions.
+    if one_in != 0 && unsafe { bpf_get_prandom_u32() } % one_in == 0 {
+        send_copy(thread, registers, own, false);
+    }
+    keep(thread, own)
+}
+
+/// Keeps a stack that user space is to unwind anew, as soon as it knows the code.
+#[inline(always)]
+fn keep_undescribed(thread: &mut Thread, registers: &Registers, id: u64) -> (u64, Option<*mut Site>) {
+    // A site is made after its stack was kept: only of a new one.
+    if SITES.get_ptr_mut(id).is_none() {
+        send_copy(thread, registers, id, true);
+    }
+    let (id, site) = keep(thread, id);
+    if let Some(site) = site {
+        // SAFETY: points into a live map value.
+        unsafe { add(&raw mut (*site).undescribed_blocks, 1) };
+    }
+    (id, site)
+}
+
+/// Sends the stack built in `thread.stack`, with the registers and the memory that it was made from. Where there is no
+/// room, it stays as it is.
+#[inline(always)]
+fn send_copy(thread: &Thread, registers: &Registers, id: u64, undescribed: bool) {
+    let Some(mut entry) = COPIES.reserve::<StackCopy>(0) else { return };
+    let sp = registers.stack_pointer();
+    let copy = entry.as_mut_ptr();
+    // SAFETY: the entry is a whole `StackCopy`; what is not written, user space does not read. The helper checks the
+    // addresses it reads, and a fault is an error.
+    unsafe {
+        generated::bpf_probe_read_kernel(
+            (&raw mut (*copy).stack).cast(),
+            size_of::<Stack>() as u32,
+            (&raw const thread.stack).cast(),
+        );
+        (*copy).stack.tgid = thread.tgid;
+        (*copy).stack.generation = thread.generation;
+        (*copy).id = id;
+        (*copy).ip = registers.instruction_pointer();
+        (*copy).sp = sp;
+        (*copy).fp = registers.frame_pointer();
+        (*copy).link = registers.return_address();
+        (*copy).mask = registers.code_mask();
+        (*copy).undescribed = undescribed as u64;
+        let mut pages = 0;
+        for page in 0..COPY_PAGES {
+            let from = (sp & !(COPY_PAGE_BYTES as u64 - 1)) + (page * COPY_PAGE_BYTES) as u64;
+            let to = (&raw mut (*copy).memory[page]).cast();
+            if generated::bpf_probe_read_user(to, COPY_PAGE_BYTES as u32, from as *const _) != 0 {
+                break;
+            }
+            pages += 1;
+        }
+        (*copy).pages = pages;
+    }
+    entry.submit(0);
 }
 
 /// Keeps a stack if it is new; its ID and its site.
@@ -97,7 +162,7 @@ pub fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u6
         return None;
     }
     let len = bytes as usize / 8;
-    let mut hash = seed(thread.tgid, thread.generation);
+    let mut hash = stack_seed(thread.tgid, thread.generation);
     for (index, frame) in thread.stack.frames.iter().enumerate() {
         if index >= len {
             break;
@@ -106,13 +171,7 @@ pub fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u6
     }
     thread.stack.len = len as u32;
     thread.stack.guessed = 1;
-    Some(id(hash))
-}
-
-/// A stack's ID from the hash of its frames.
-#[inline(always)]
-fn id(hash: u64) -> u64 {
-    if hash == NO_STACK { 1 } else { hash }
+    Some(stack_id(hash))
 }
 
 /// The window's length.
@@ -123,12 +182,6 @@ pub const WINDOW_BYTES: u64 = STACK_WINDOW as u64 * 8;
 pub fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool {
     // SAFETY: the window is at least as long; the helper checks the address, and a fault is an error.
     unsafe { generated::bpf_probe_read_user(window.as_mut_ptr().cast(), bytes, from as *const _) == 0 }
-}
-
-/// Where the hash starts: equal addresses in two processes, or before and after an exec, are two stacks.
-#[inline(always)]
-fn seed(tgid: u32, generation: u32) -> u64 {
-    mix(0x9e37_79b9_7f4a_7c15, (tgid as u64) << 32 | generation as u64)
 }
 
 /// Tells user space of a new stack: its frames may lie in an object that was mapped just now, and may be

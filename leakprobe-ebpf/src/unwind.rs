@@ -9,8 +9,8 @@ use core::arch::asm;
 use aya_ebpf::helpers::{bpf_probe_read_user, generated};
 use leakprobe_common::{
     CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, NO_RULE, NO_SPACE,
-    NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, Unwinding, Walk,
-    cache_index, cfa, mix, saved,
+    NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, UNDESCRIBED, Unwinding,
+    Walk, cache_index, cfa, guess, mix, saved,
 };
 
 use crate::{
@@ -26,6 +26,8 @@ pub struct Walked {
     /// Whether a return address is the kernel's trampoline: another tracer has a return probe on a function of the
     /// target's that has not returned.
     pub hijacked: bool,
+    /// Whether it came through code that is not described yet.
+    pub undescribed: bool,
 }
 
 /// Chooses the space that describes the code of a process's present program: the empty one, in which no code is known,
@@ -85,8 +87,13 @@ pub fn walk<const LOOPED: bool>(thread: &mut Thread, registers: &Registers, seed
     if thread.walk.space != NO_SPACE && used(thread.walk.target) != thread.walk.space {
         thread.stack.end = LOST;
     }
-    thread.stack.guessed = thread.walk.guessed as u32;
-    Some(Walked { hash: thread.walk.hash, hijacked: thread.walk.hijacked != 0 })
+    let guessed = thread.walk.guessed;
+    thread.stack.guessed = guessed as u32 & guess::FRAME_POINTER as u32;
+    Some(Walked {
+        hash: thread.walk.hash,
+        hijacked: thread.walk.hijacked != 0,
+        undescribed: guessed & guess::UNDESCRIBED as u64 != 0,
+    })
 }
 
 /// Takes one step; whether there is another. How far the walk got is in `thread.stack` alone: what comes behind it would
@@ -154,8 +161,9 @@ fn step(thread: &mut Thread) -> u32 {
         return BASE;
     }
     if rule.is_guess != 0 {
-        set!(thread.guessed, 1);
-        if get!(thread.fp) == 0 {
+        let guessed = get!(thread.guessed) | rule.is_guess as u64;
+        set!(thread.guessed, guessed);
+        if rule.is_guess & guess::FRAME_POINTER != 0 && get!(thread.fp) == 0 {
             return BASE;
         }
     }
@@ -342,8 +350,7 @@ fn find(space: &Space, address: u64) -> u16 {
     }
     let range = &space.ranges[below.wrapping_sub(1) & (MAX_RANGES - 1)];
     if below == 0 || address >= range.end {
-        // Mapped a moment ago, most likely, and not described yet.
-        return if UNWINDING.load() == Unwinding::Auto as u32 { FRAME_POINTERS } else { NO_RULE };
+        return UNDESCRIBED;
     }
     if range.pages == NO_TABLE {
         return FRAME_POINTERS;

@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// Profile something.
-    Profile(Options),
+    Profile(Box<Options>),
     /// Tell what this machine offers.
     Doctor {
         /// Form of the answer.
@@ -171,6 +171,10 @@ pub struct Options {
     pub placement: Placement,
     /// How probes are attached.
     pub attach_with: AttachWith,
+    /// File for copies of stacks, for tests.
+    pub stack_copies: Option<PathBuf>,
+    /// One stack in so many is copied; at least 1.
+    pub stack_copies_one_in: u32,
 }
 
 /// Distinct stacks that there is room for by default.
@@ -269,9 +273,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         allow_return_probes_under_seccomp: cli.advanced.allow_return_probes_under_seccomp,
         placement: cli.advanced.placement,
         attach_with: cli.advanced.attach_with,
+        stack_copies: cli.advanced.stack_copies,
+        stack_copies_one_in: cli.advanced.stack_copies_one_in,
     };
     check(&options)?;
-    Ok(Invocation::Profile(options))
+    Ok(Invocation::Profile(Box::new(options)))
 }
 
 /// What is asked of `--kernel`; refused where that is not given.

@@ -37,6 +37,10 @@ const RECIPES: &[Recipe] = &[
         ..plain("libsilent.so", "silent.c")
     },
     Recipe {
+        flags: &[NO_POINTERS, &["-shared", "-fPIC", "-s", "-Wl,-soname,libopened.so"]],
+        ..plain("libopened.so", "silent.c")
+    },
+    Recipe {
         flags: &[NO_POINTERS, &["-Wl,-rpath,$ORIGIN"]],
         library: Some("libsilent.so"),
         ..plain("unwind", "unwind.c")

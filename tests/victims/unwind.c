@@ -1,10 +1,12 @@
 /* Stacks of every shape, without frame pointers: `stacks N FILE` takes N blocks, each on another way through functions
- * that keep their frames in different manners; `signals N FILE` takes one wherever a timer's signal strikes. */
+ * that keep their frames in different manners; `signals N FILE` takes one wherever a timer's signal strikes; `opened N
+ * FILE` takes them through a library that it has just opened, from a few stacks. */
 #include "victim.h"
 
 #include "stacks.h"
 
 #include <alloca.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <sys/time.h>
 
@@ -178,6 +180,20 @@ OWN_FRAME static void recurse(int depth)
     sink++;
 }
 
+static void *(*opened_call)(void *(*function)(void *), void *argument);
+
+OWN_FRAME static void *called_from_opened(void *depth)
+{
+    recurse((int)(long)depth);
+    return depth;
+}
+
+OWN_FRAME static void opened(int depth)
+{
+    KEEP(opened_call(called_from_opened, (void *)(long)depth));
+    sink++;
+}
+
 /* What a signal interrupts: calls and returns, and nothing that allocates. */
 OWN_FRAME static int busy(int depth)
 {
@@ -224,6 +240,12 @@ int main(void)
             /* Two or three frames a way. */
             for (long i = 112; i < count; i++)
                 go(1 + (int)(stacks_random() % 30));
+        } else if (victim_is("opened")) {
+            void *library = dlopen("libopened.so", RTLD_NOW | RTLD_LOCAL);
+            MUST(library);
+            *(void **)&opened_call = dlsym(library, "silent_call");
+            for (long i = 0; i < count; i++)
+                opened((int)(i % 12));
         } else {
             MUST(victim_is("signals"));
             struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};

@@ -1,6 +1,6 @@
 //! The ledger: counters arranged so that each hit is found again.
 
-use leakprobe_common::Counter;
+use leakprobe_common::{Counter, StackEnd};
 
 use crate::{
     drain::snapshot::Snapshot,
@@ -15,6 +15,31 @@ pub struct OwnCounts {
     pub exec_dropped: u64,
     /// Runs that the kernel skipped, by program.
     pub recursion_misses: Vec<(String, u64)>,
+    /// What is known better now of stacks.
+    pub corrections: Corrections,
+}
+
+/// How many blocks the programs have counted under another end of their stack than it has: it was unwound anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Corrections {
+    /// Added to those whose stack follows frame pointers.
+    pub guessed: i64,
+    /// Added to those whose stack ends too early.
+    pub lost: i64,
+    /// Added to those whose stack is cut.
+    pub truncated: i64,
+}
+
+impl Corrections {
+    /// Adds blocks of a stack that ends so. `guessed`: whether frame pointers were followed.
+    pub fn add(&mut self, end: StackEnd, guessed: bool, blocks: i64) {
+        match end {
+            StackEnd::Truncated => self.truncated += blocks,
+            StackEnd::Lost => self.lost += blocks,
+            StackEnd::Base if guessed => self.guessed += blocks,
+            StackEnd::Base => {}
+        }
+    }
 }
 
 /// Whether the programs still count.
@@ -56,6 +81,8 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
     let get = |counter| snapshot.counters.get(counter);
     let kept = |counter: Counter| entry(counter.key(), get(counter), false);
     let lost = |counter: Counter| entry(counter.key(), get(counter), true);
+    let corrected =
+        |counter: Counter, by| entry(counter.key(), get(counter).saturating_add_signed(by), false);
     let allocations = Account {
         hits: get(Counter::AllocationsEntered),
         outcomes: vec![
@@ -124,9 +151,9 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
         ranges,
         remarks: vec![
             lost(Counter::StackMapFull),
-            kept(Counter::StackTruncated),
-            kept(Counter::StackLost),
-            kept(Counter::StackGuessed),
+            corrected(Counter::StackTruncated, own.corrections.truncated),
+            corrected(Counter::StackLost, own.corrections.lost),
+            corrected(Counter::StackGuessed, own.corrections.guessed),
             kept(Counter::ReturnWithoutEntry),
             lost(Counter::EventLost),
         ],
@@ -315,7 +342,8 @@ mod tests {
         let mut snapshot = Snapshot::new(0, 0);
         snapshot.counters.0[Counter::Recorded as usize] = 5;
         snapshot.records = 1;
-        let own = OwnCounts { exec_dropped: 4, recursion_misses: vec![("x".into(), 0), ("y".into(), 2)] };
+        let recursion_misses = vec![("x".into(), 0), ("y".into(), 2)];
+        let own = OwnCounts { exec_dropped: 4, recursion_misses, corrections: Corrections::default() };
         let ledger = ledger(&snapshot, &own, Counting::Stands, false);
         assert_eq!(sum(&ledger.records), 5);
         assert_eq!(ledger.recursion_misses, [entry("y", 2, true)]);

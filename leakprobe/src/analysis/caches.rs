@@ -181,6 +181,7 @@ mod tests {
             freed_bytes: 10 * freed_blocks,
             max_lifetime_ns: 0,
             missed_frees,
+            undescribed_blocks: 0,
             lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
         };
         let (a, b) = (totals(10, 4, 1), totals(5, 4, 1));

@@ -261,6 +261,14 @@ pub(super) struct Advanced {
     #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
     pub attach_with: AttachWith,
 
+    /// Copy stacks, with their registers and memory, to this file: for tests
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub stack_copies: Option<PathBuf>,
+
+    /// Copy one stack in so many
+    #[arg(long, global = true, hide = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub stack_copies_one_in: u32,
+
     /// How functions of the kernel's without a tracepoint are probed
     #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
     pub probe_functions: ProbeFunctions,

@@ -9,7 +9,7 @@ fn parsed(line: &str) -> Result<Invocation, clap::Error> {
 
 fn options(line: &str) -> Options {
     match parsed(line) {
-        Ok(Invocation::Profile(options)) => options,
+        Ok(Invocation::Profile(options)) => *options,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -89,6 +89,8 @@ fn defaults() {
         allow_return_probes_under_seccomp: false,
         placement: Placement::Auto,
         attach_with: AttachWith::Auto,
+        stack_copies: None,
+        stack_copies_one_in: 1,
     };
     assert_eq!(options("--pid 1298"), expected);
     assert_eq!(options("-p1298"), expected);
@@ -116,6 +118,8 @@ fn every_option() {
         allow_return_probes_under_seccomp: true,
         placement: Placement::Floor,
         attach_with: AttachWith::Auto,
+        stack_copies: None,
+        stack_copies_one_in: 1,
     };
     let line = "--interval 100ms --duration 1h30m --older 0 --top 5 --min-size 64k --max-size 10mb --max-blocks 7 \
                 --max-stacks 8 --unwind dwarf --max-unwind-rows 9 --mmap --format json -o leaks.json -v \

@@ -107,6 +107,7 @@ fn settings() -> Settings {
         preallocate,
         max_stacks: DEFAULT_MAX_STACKS,
         unwinding: Unwinding::Auto,
+        copied_one_in: 0,
         row_chunks: 1,
         targets: 1,
         diagnostics: false,

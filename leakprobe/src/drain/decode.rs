@@ -2,9 +2,11 @@
 
 use bytes::{Buf, Bytes};
 use leakprobe_common::{
-    Block, BlockKey, Event, EventKind, KernelBlock, KernelKey, LIFETIME_BUCKETS, RangeEvent, RangeOperation,
-    Site,
+    Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, Event, EventKind, KernelBlock, KernelKey, LIFETIME_BUCKETS,
+    MAX_FRAMES, RangeEvent, RangeOperation, Site, StackCopy, StackEnd,
 };
+
+use crate::unwind::walk::StackMemory;
 
 /// Bytes of one [`BlockKey`].
 pub const BLOCK_KEY_BYTES: usize = size_of::<BlockKey>();
@@ -75,6 +77,7 @@ pub fn site(bytes: &mut Bytes) -> Option<Site> {
         freed_bytes: bytes.get_u64_ne(),
         max_lifetime_ns: bytes.get_u64_ne(),
         missed_frees: bytes.get_u64_ne(),
+        undescribed_blocks: bytes.get_u64_ne(),
         lifetimes: [0; LIFETIME_BUCKETS],
     };
     for bucket in &mut site.lifetimes {
@@ -146,6 +149,45 @@ pub fn message(record: &[u8]) -> Option<Message> {
     }
 }
 
+/// A [`StackCopy`] without what is not valid of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedStack {
+    /// Process.
+    pub tgid: u32,
+    /// Which of its programs.
+    pub generation: u32,
+    /// The stack's ID, by the walk that the programs made.
+    pub id: u64,
+    /// How that walk ended.
+    pub end: StackEnd,
+    /// Whether it came through code that was not described yet.
+    pub undescribed: bool,
+    /// What it was made from.
+    pub memory: StackMemory,
+}
+
+/// Decodes a copy of a stack; `None` for a record that no program of ours writes. `record` is cut to what is valid of it.
+pub fn copied_stack(record: &mut &[u8]) -> Option<CopiedStack> {
+    let mut bytes = *record;
+    if bytes.len() != size_of::<StackCopy>() {
+        return None;
+    }
+    let (tgid, generation) = (bytes.get_u32_ne(), bytes.get_u32_ne());
+    let (_len, end, _guessed, _pad) =
+        (bytes.get_u32_ne(), bytes.get_u32_ne(), bytes.get_u32_ne(), bytes.get_u32_ne());
+    bytes.advance(MAX_FRAMES * 8);
+    let id = bytes.get_u64_ne();
+    let (ip, sp, fp) = (bytes.get_u64_ne(), bytes.get_u64_ne(), bytes.get_u64_ne());
+    let (link, mask) = (bytes.get_u64_ne(), bytes.get_u64_ne());
+    let undescribed = bytes.get_u64_ne() != 0;
+    let pages = usize::try_from(bytes.get_u64_ne()).ok().filter(|&pages| pages <= COPY_PAGES)?;
+    let memory = bytes.get(..pages * COPY_PAGE_BYTES)?.to_vec();
+    *record = &record[..record.len() - (COPY_PAGES - pages) * COPY_PAGE_BYTES];
+    let base = sp & !(COPY_PAGE_BYTES as u64 - 1);
+    let memory = StackMemory { ip, sp, fp, link, mask, base, memory };
+    Some(CopiedStack { tgid, generation, id, end: StackEnd::from_raw(end), undescribed, memory })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,14 +218,32 @@ mod tests {
 
     #[test]
     fn a_site_keeps_its_histogram_in_order() {
-        let mut numbers: Vec<u64> = (1..=6).collect();
+        let mut numbers: Vec<u64> = (1..=7).collect();
         numbers.extend(100..100 + LIFETIME_BUCKETS as u64);
         let site = site(&mut words(&numbers)).expect("whole");
         assert_eq!(
-            (site.allocated_blocks, site.freed_bytes, site.max_lifetime_ns, site.missed_frees),
-            (1, 4, 5, 6)
+            (site.allocated_blocks, site.freed_bytes, site.max_lifetime_ns, site.undescribed_blocks),
+            (1, 4, 5, 7)
         );
         assert_eq!(site.lifetimes[39], 139);
+    }
+
+    #[test]
+    fn a_copied_stack_has_the_pages_that_are_valid() {
+        let mut numbers = vec![11 | 2 << 32, 1 | 2 << 32, 0, 0x40];
+        numbers.resize(size_of::<leakprobe_common::Stack>() / 8, 0);
+        numbers.extend([42, 0x40, 0x7010, 9, 0, u64::MAX, 1, 1, 0xabc]);
+        numbers.resize(size_of::<StackCopy>() / 8, u64::MAX);
+        let bytes = words(&numbers);
+        let mut record = &bytes[..];
+        let copied = copied_stack(&mut record).expect("whole");
+        assert_eq!((copied.tgid, copied.generation, copied.id, copied.undescribed), (11, 2, 42, true));
+        assert_eq!(copied.end, StackEnd::Lost);
+        let StackMemory { ip, sp, fp, base, ref memory, .. } = copied.memory;
+        assert_eq!((ip, sp, fp, base, memory.len()), (0x40, 0x7010, 9, 0x7000, 4096));
+        assert_eq!((memory[0], memory[1]), (0xbc, 0x0a));
+        assert_eq!(record.len(), size_of::<StackCopy>() - 16 * 4096);
+        assert_eq!(copied_stack(&mut &bytes[8..]), None, "cut short");
     }
 
     #[test]

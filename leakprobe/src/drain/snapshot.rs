@@ -129,6 +129,28 @@ impl Snapshot {
         self.outstanding.retain(|_, site| site.blocks > 0);
     }
 
+    /// Puts sites together that are one: from an ID that its stack was kept under at first, to the one that it has.
+    pub fn unite(&mut self, same: &HashMap<u64, u64>) {
+        for (from, to) in same {
+            if let Some(site) = self.sites.remove(from) {
+                match self.sites.get_mut(to) {
+                    Some(sum) => unite(sum, &site),
+                    None => _ = self.sites.insert(*to, site),
+                }
+            }
+        }
+        let of_same: Vec<SiteKey> =
+            self.outstanding.keys().filter(|key| same.contains_key(&key.stack)).copied().collect();
+        for key in of_same {
+            let Some(site) = self.outstanding.remove(&key) else { continue };
+            let sum = self.outstanding.entry(SiteKey { stack: same[&key.stack], ..key }).or_default();
+            sum.blocks += site.blocks;
+            sum.bytes += site.bytes;
+            sum.family = site.family;
+            sum.survivors.extend(site.survivors);
+        }
+    }
+
     /// Takes in what a site has freed by a second reading of all sites, when what they had allocated is known from
     /// a first.
     ///
@@ -170,6 +192,20 @@ impl Snapshot {
     }
 }
 
+/// Adds up two sites.
+fn unite(sum: &mut Site, site: &Site) {
+    sum.allocated_blocks += site.allocated_blocks;
+    sum.allocated_bytes += site.allocated_bytes;
+    sum.freed_blocks += site.freed_blocks;
+    sum.freed_bytes += site.freed_bytes;
+    sum.max_lifetime_ns = sum.max_lifetime_ns.max(site.max_lifetime_ns);
+    sum.missed_frees += site.missed_frees;
+    sum.undescribed_blocks += site.undescribed_blocks;
+    for (sum, count) in sum.lifetimes.iter_mut().zip(site.lifetimes) {
+        *sum += count;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +223,7 @@ mod tests {
             freed_bytes: 10 * freed_blocks,
             max_lifetime_ns: 0,
             missed_frees: 0,
+            undescribed_blocks: 0,
             lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
         }
     }
@@ -214,6 +251,23 @@ mod tests {
         snapshot.sites.insert(9, totals(100, 100));
         snapshot.settle(&HashMap::new());
         assert!(snapshot.outstanding.is_empty(), "freed while it was read");
+    }
+
+    #[test]
+    fn sites_of_one_stack_are_put_together() {
+        let mut snapshot = Snapshot::of_standing(1_000, 0);
+        for stack in [9, 8, 7] {
+            let key = BlockKey { address: stack, tgid: 5, _pad: 0 };
+            snapshot.add(key, &Block { stack, ..block(10, 900) });
+        }
+        snapshot.sites.extend([(9, totals(3, 2)), (8, totals(5, 4)), (7, totals(2, 1))]);
+        snapshot.unite(&HashMap::from([(8, 9), (7, 6), (1, 9)]));
+        let mut sites: Vec<_> =
+            snapshot.outstanding.iter().map(|(key, site)| (key.stack, site.blocks)).collect();
+        sites.sort_unstable();
+        assert_eq!(sites, [(6, 1), (9, 2)]);
+        assert_eq!((snapshot.sites[&9].allocated_blocks, snapshot.sites[&9].freed_blocks), (8, 6));
+        assert_eq!((snapshot.sites[&6].allocated_blocks, snapshot.sites.len()), (2, 2));
     }
 
     #[test]

@@ -153,6 +153,7 @@ const NO_SITE: Site = Site {
     freed_bytes: 0,
     max_lifetime_ns: 0,
     missed_frees: 0,
+    undescribed_blocks: 0,
     lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
 };
 

@@ -33,6 +33,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.aarch64
 const TRACEPOINT_PROGRAMS: [&str; 5] =
     ["munmap_enter", "mremap_enter", "brk_enter", "mmap_enter", "range_exit"];
 
+/// Bytes of the ring buffer of copied stacks: 15 of them, which come when a program opens a library.
+const FEW_COPIES: u32 = 1 << 20;
+/// The same where a share of all stacks is copied.
+const MANY_COPIES: u32 = 1 << 24;
+
 /// What the user may set before loading.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -48,6 +53,8 @@ pub struct Settings {
     pub max_stacks: u32,
     /// How stacks are unwound.
     pub unwinding: Unwinding,
+    /// Where not 0: one stack in so many is copied.
+    pub copied_one_in: u32,
     /// Chunks of unwind rows that there is room for.
     pub row_chunks: u32,
     /// Processes that may be profiled.
@@ -194,6 +201,8 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .map_max_entries("BLOCKS", settings.max_blocks)
         .map_max_entries("STACKS", settings.max_stacks)
         .override_global("UNWINDING", &globals.unwinding, true)
+        .override_global("COPIED_ONE_IN", &globals.copied_one_in, true)
+        .map_max_entries("COPIES", if globals.copied_one_in != 0 { MANY_COPIES } else { FEW_COPIES })
         .map_max_entries("SPACES", if with_tables { settings.targets * 2 + 1 } else { 1 })
         .map_max_entries("SPACE_OF", settings.targets)
         .map_max_entries("PAGES", if with_tables { tables::MAX_PAGES } else { 1 })
@@ -280,6 +289,7 @@ struct Globals {
     max_size: u64,
     cookies_by_address: u32,
     unwinding: u32,
+    copied_one_in: u32,
     log_level: u8,
 }
 
@@ -290,17 +300,19 @@ impl Globals {
             max_size: settings.max_size,
             cookies_by_address: (mechanism == Mechanism::PerfEventByAddress).into(),
             unwinding: settings.unwinding as u32,
+            copied_one_in: settings.copied_one_in,
             // 0 switches aya-log off before the verifier sees it: the programs then contain no trace of it.
             log_level: if settings.diagnostics { aya_log::Level::Debug as u8 } else { 0 },
         }
     }
 
-    fn bytes(&self) -> [(&'static str, Vec<u8>); 5] {
+    fn bytes(&self) -> [(&'static str, Vec<u8>); 6] {
         [
             ("MIN_SIZE", self.min_size.to_ne_bytes().to_vec()),
             ("MAX_SIZE", self.max_size.to_ne_bytes().to_vec()),
             ("COOKIES_BY_ADDRESS", self.cookies_by_address.to_ne_bytes().to_vec()),
             ("UNWINDING", self.unwinding.to_ne_bytes().to_vec()),
+            ("COPIED_ONE_IN", self.copied_one_in.to_ne_bytes().to_vec()),
             ("AYA_LOG_LEVEL", vec![self.log_level]),
         ]
     }

@@ -32,6 +32,14 @@ pub struct Maps {
     capacity: Capacity,
 }
 
+/// What the programs tell as it happens.
+pub struct Rings {
+    /// `Event`s, and `RangeEvent`s.
+    pub events: RingBuf<MapData>,
+    /// `StackCopy`s.
+    pub copies: RingBuf<MapData>,
+}
+
 #[derive(Clone, Copy)]
 struct Capacity {
     blocks: usize,
@@ -39,8 +47,8 @@ struct Capacity {
 }
 
 impl Maps {
-    /// Takes the maps out of a loaded object, and the ring buffer of events with them.
-    pub fn take(ebpf: &mut Ebpf, max_blocks: u32, max_stacks: u32) -> Result<(Self, RingBuf<MapData>)> {
+    /// Takes the maps out of a loaded object, and the ring buffers with them.
+    pub fn take(ebpf: &mut Ebpf, max_blocks: u32, max_stacks: u32) -> Result<(Self, Rings)> {
         let mut map =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
         let maps = Self {
@@ -55,8 +63,8 @@ impl Maps {
             threads: map("THREADS")?,
             capacity: Capacity { blocks: max_blocks as usize, stacks: max_stacks as usize },
         };
-        let events = RingBuf::try_from(map("EVENTS")?)?;
-        Ok((maps, events))
+        let (events, copies) = (map("EVENTS")?, map("COPIES")?);
+        Ok((maps, Rings { events: events.try_into()?, copies: copies.try_into()? }))
     }
 
     /// Ends the programs' work: what they have recorded stands still as soon as those that run now are done.
@@ -89,6 +97,11 @@ impl Maps {
             self.targets.insert(tgid, Target { trampoline, ..target }, 0)?;
         }
         Ok(())
+    }
+
+    /// Keeps a stack under another ID, or in the place of what is there; whether there is room.
+    pub fn set_stack(&mut self, id: u64, stack: Stack) -> bool {
+        self.stacks.insert(id, stack, 0).is_ok()
     }
 
     /// The frames of a stack; `None` when it is not kept.

@@ -8,8 +8,8 @@ use aya::{
     maps::{Array, MapData},
 };
 use leakprobe_common::{
-    CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS, MAX_RANGES, MAX_RULES, NO_RULE, Rule, Space,
-    UNUSED, cfa, row, saved,
+    CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS, MAX_RANGES, MAX_RULES, NO_RULE, NO_TABLE,
+    PAGE_BITS, Rule, Space, UNDESCRIBED, UNUSED, cfa, guess, row, saved,
 };
 
 use crate::unwind::table::{GUESS, Table};
@@ -58,11 +58,11 @@ pub enum NoRoom {
 }
 
 impl Tables {
-    /// Takes the maps out of a loaded object.
+    /// Takes the maps out of a loaded object. `guess`: whether frame pointers are followed in code that is not described.
     ///
     /// # Errors
     /// When it does not have them.
-    pub fn take(ebpf: &mut Ebpf, chunks: u32) -> Result<Self> {
+    pub fn take(ebpf: &mut Ebpf, chunks: u32, guess: bool) -> Result<Self> {
         fn map<T: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<Array<MapData, T>> {
             let map = ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
             Ok(Array::try_from(map)?)
@@ -89,10 +89,14 @@ impl Tables {
             cfa: cfa::FRAME_POINTER,
             fp: saved::AT_CFA,
             ra: saved::AT_CFA,
-            is_guess: 1,
+            is_guess: guess::FRAME_POINTER,
             ..Rule::default()
         };
-        for (number, rule) in [(NO_RULE, nothing), (FRAME_POINTERS, frame_pointers)] {
+        let undescribed = if guess { frame_pointers } else { nothing };
+        let undescribed = Rule { is_guess: undescribed.is_guess | guess::UNDESCRIBED, ..undescribed };
+        for (number, rule) in
+            [(NO_RULE, nothing), (FRAME_POINTERS, frame_pointers), (UNDESCRIBED, undescribed)]
+        {
             tables.rules.set(number.into(), rule, 0)?;
             tables.numbers.insert(rule, number);
         }
@@ -162,6 +166,34 @@ impl Tables {
             .set(index, space.as_ref(), 0)
             .context("failed to describe a process's code to the BPF programs")?;
         self.space_of.set(target, index, 0).context("failed to describe a process's code to the BPF programs")
+    }
+
+    /// The rule of an address in a target's code, as the programs find it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn rule(&self, target: u32, generation: u32, address: u64) -> Result<Rule> {
+        let number = self.rule_number(target, generation, address)?;
+        self.rules.get(&number.into(), 0).context("failed to read an unwind rule")
+    }
+
+    fn rule_number(&self, target: u32, generation: u32, address: u64) -> Result<u16> {
+        let known = self.described.get(&target).filter(|known| known.generation == generation);
+        let ranges = known.map_or(&[][..], |known| &known.ranges[..known.ranges.len().min(MAX_RANGES)]);
+        let after = ranges.partition_point(|range| range.start <= address);
+        let range = after.checked_sub(1).map(|index| ranges[index]).filter(|range| address < range.end);
+        let Some(range) = range else { return Ok(UNDESCRIBED) };
+        if range.pages == NO_TABLE {
+            return Ok(FRAME_POINTERS);
+        }
+        let offset = address - range.start + u64::from(range.offset);
+        let page = range.pages + (offset >> PAGE_BITS) as u32;
+        let page = self.pages.get(&page, 0).context("failed to read an unwind table's pages")?;
+        let chunk = self.rows.get(&page.chunk, 0).context("failed to read an unwind table's rows")?;
+        let rows = &chunk.rows[usize::from(page.first)..usize::from(page.first) + usize::from(page.rows)];
+        let low = offset as u16;
+        let after = rows.partition_point(|&entry| (entry >> 16) as u16 <= low);
+        Ok(after.checked_sub(1).map_or(NO_RULE, |index| rows[index] as u16))
     }
 
     /// Chunks that a table's pages begin or fill, the present one among them; a page is in one.

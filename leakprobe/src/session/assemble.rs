@@ -71,6 +71,10 @@ impl Session {
         if counting == Counting::Runs {
             self.own.recursion_misses = self.recursion_misses();
         }
+        self.own.corrections = self
+            .anew
+            .corrections(|stack| snapshot.sites.get(&stack).map_or(0, |site| site.undescribed_blocks));
+        snapshot.unite(&self.anew.same());
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         let warnings = self.warnings(&ledger);
         let analysis = self.analyst.next(snapshot);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,6 +20,7 @@ use crate::{
     cli::Subject,
     drain::decode,
     launch::{Started, exit_code},
+    probe::maps::Rings,
     sys::{ready, signals},
 };
 
@@ -27,6 +29,9 @@ pub(super) const SAMPLE: Duration = Duration::from_millis(500);
 
 /// Records of the ring buffer taken in before the clock is looked at again.
 const EVENTS_AT_ONCE: usize = 4096;
+
+/// Copied stacks taken in before the clock is looked at again: more than there is room for.
+const COPIES_AT_ONCE: usize = 1024;
 
 /// Runs the loop to its end; the exit code is the started program's, where there is one.
 pub fn block_on(session: Session, started: Option<Started>, begun: Begun) -> Result<u8> {
@@ -52,8 +57,9 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     // Said only now that a Ctrl-C brings a last report.
     session.begin(begun)?;
     let logger = session.options.verbose.then(|| read_diagnostics(&mut session)).transpose()?;
-    let events = session.events.take().context("the ring buffer is taken")?;
+    let Rings { events, copies } = session.rings.take().context("the ring buffers are taken")?;
     let mut events = ready::readable(events)?;
+    let mut copies = ready::readable(copies)?;
     let (exited, mut exits) = mpsc::unbounded_channel();
     for (index, watched) in session.watched.iter().enumerate() {
         let pidfd = watched.process().pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
@@ -111,6 +117,12 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
                     session.handle(message)?;
                 }
             }
+            ready = copies.readable_mut() => {
+                let mut ready = ready?;
+                // Those that come meanwhile make it readable again.
+                ready.clear_ready();
+                take_copies(&mut session, ready.get_inner_mut())?;
+            }
         }
     };
     // A second Ctrl-C need not wait for the last report.
@@ -127,6 +139,8 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             session.watched[index].end(how);
         }
     }
+    // Before the last look, which says what is in there.
+    take_copies(&mut session, copies.get_mut())?;
     session.look_at_all()?;
     session.stop()?;
     while let Some(record) = events.get_mut().next() {
@@ -151,6 +165,18 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         Some(started) => Ok(exit_code(started.wait().context("failed to wait for the program")?)),
         None => Ok(0),
     }
+}
+
+/// Takes in the copied stacks that there are.
+fn take_copies(session: &mut Session, ring: &mut RingBuf<MapData>) -> Result<()> {
+    for _ in 0..COPIES_AT_ONCE {
+        let Some(record) = ring.next() else { break };
+        let mut bytes = &*record;
+        if let Some(copy) = decode::copied_stack(&mut bytes) {
+            session.handle_copy(copy, bytes)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a process's end.

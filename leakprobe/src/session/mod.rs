@@ -1,6 +1,8 @@
 //! One run: from options to the last report.
 
+mod anew;
 mod assemble;
+mod copies;
 mod follow;
 mod kernel;
 mod output;
@@ -10,18 +12,20 @@ mod watched;
 use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant};
 
 use anyhow::{Result, bail};
-use aya::maps::{MapData, RingBuf};
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
 
+use self::{anew::Anew, copies::Copies, output::Output, unwinding::ObjectTables, watched::Watched};
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
     watched::kernel_is_hazardous,
 };
-use self::{output::Output, unwinding::ObjectTables, watched::Watched};
 use crate::{
     analysis::{balance::OwnCounts, sites::Analyst},
     cli::{AttachWith, Options, Placement, Subject, Unwind},
-    drain::{decode::Message, snapshot::Dropped},
+    drain::{
+        decode::{CopiedStack, Message},
+        snapshot::Dropped,
+    },
     launch,
     lifetime::ranges::Ranges,
     probe::{
@@ -30,7 +34,7 @@ use crate::{
         cookies::Cookies,
         features::{self, Mechanism},
         load::{self, Loaded, Settings, preallocate},
-        maps::Maps,
+        maps::{Maps, Rings},
         tables::Tables,
     },
     report::model::{Ledger, Warning},
@@ -51,12 +55,14 @@ pub struct Session {
     options: Options,
     loaded: Loaded,
     maps: Maps,
-    events: Option<RingBuf<MapData>>,
+    rings: Option<Rings>,
     watched: Vec<Watched>,
     /// Where probes carry no cookie.
     cookies: Option<Cookies>,
     objects: ObjectCache,
     unwinding: ObjectTables,
+    anew: Anew,
+    copies: Option<Copies>,
     symbolizer: Symbolizer,
     analyst: Analyst,
     ranges: Option<Ranges>,
@@ -79,6 +85,7 @@ impl Session {
     /// Opens the output, and loads the BPF programs; nothing is probed yet.
     pub fn prepare(options: Options) -> Result<Self> {
         let output = Output::open(&options)?;
+        let copies = options.stack_copies.as_deref().map(Copies::create).transpose()?;
         let preallocate = !features::maps_on_demand();
         let settings = Settings {
             min_size: options.min_size.unwrap_or(0),
@@ -93,6 +100,7 @@ impl Session {
                 Unwind::Kernel => Unwinding::Kernel,
                 Unwind::Caller => Unwinding::Caller,
             },
+            copied_one_in: if copies.is_some() { options.stack_copies_one_in } else { 0 },
             row_chunks: options.max_unwind_rows.div_ceil(CHUNK_ROWS as u32),
             targets: match &options.subject {
                 Subject::Pids(pids) => pids.len() as u32,
@@ -114,8 +122,8 @@ impl Session {
                 features::release()
             );
         }
-        let tables = Tables::take(&mut loaded.ebpf, settings.row_chunks)?;
-        let (maps, events) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
+        let tables = Tables::take(&mut loaded.ebpf, settings.row_chunks, options.unwind == Unwind::Auto)?;
+        let (maps, rings) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
         let now = clock::monotonic_ns();
         let unwind = options.unwind;
@@ -123,11 +131,13 @@ impl Session {
             options,
             loaded,
             maps,
-            events: Some(events),
+            rings: Some(rings),
             watched: Vec::new(),
             cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
             unwinding: ObjectTables::new(unwind, tables),
+            anew: Anew::default(),
+            copies,
             symbolizer: Symbolizer::new(),
             analyst: Analyst::new(now),
             ranges,
@@ -196,6 +206,7 @@ impl Session {
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
         if let Some(space) = watched.space_now() {
             self.unwinding.describe(index as u32, watched.generation(), space)?;
+            self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
         }
         let planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
@@ -257,6 +268,20 @@ impl Session {
                     ranges.apply(operation, &event);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Takes in a copy of a stack, whose record has these bytes.
+    fn handle_copy(&mut self, copy: CopiedStack, record: &[u8]) -> Result<()> {
+        if let Some(copies) = &mut self.copies {
+            copies.write(record)?;
+        }
+        if copy.undescribed
+            && let Some(index) = self.index_of(copy.tgid)
+        {
+            self.watched[index].want_look();
+            self.anew.wait(copy);
         }
         Ok(())
     }

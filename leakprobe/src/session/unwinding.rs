@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, UNUSED};
+use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, Rule, UNUSED};
 
 use crate::{
     cli::Unwind,
@@ -92,6 +92,14 @@ impl ObjectTables {
         }
         self.cut.insert(target, ranges.len().saturating_sub(MAX_RANGES));
         self.tables.describe(target, generation, ranges)
+    }
+
+    /// The rule of an address in a process's code.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn rule(&self, target: u32, generation: u32, address: u64) -> Result<Rule> {
+        self.tables.rule(target, generation, address)
     }
 
     /// How each object's stacks are made, in order of path.

@@ -193,6 +193,11 @@ impl Watched {
             .is_none_or(|space| frames.clone().any(|&address| address != 0 && space.find(address).is_none()));
     }
 
+    /// Has it looked at: code was met that is not known.
+    pub fn want_look(&mut self) {
+        self.look_wanted |= !self.has_ended();
+    }
+
     /// When it may be looked at, if a look is wanted.
     pub fn look_due(&self) -> Option<Instant> {
         self.look_wanted.then(|| self.looked.map_or_else(Instant::now, |at| at + BETWEEN_LOOKS))

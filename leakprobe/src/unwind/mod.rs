@@ -4,5 +4,6 @@
 pub mod cfi;
 pub mod object;
 pub mod table;
+pub mod walk;
 #[cfg(test)]
 mod tests;

@@ -216,7 +216,8 @@ fn a_tree_of_mappings_is_what_slabinfo_says_or_marked() {
     if nodes.contradicted {
         // Nodes wait for a grace period, and are slabinfo's as long: what the cache has grown by may be this site's.
         let supported = change.max(0).cast_unsigned() + SLACK;
-        let is_unsupported = |site: &&Site| site.allocator == "maple_node" && site.live_blocks / 2 > supported;
+        let is_unsupported =
+            |site: &&Site| site.allocator == "maple_node" && site.live_blocks / 2 > supported;
         assert_eq!(report.sites.iter().take(5).find(is_unsupported).map(|site| site.live_blocks), None);
         assert!(report.sites.iter().take(5).all(|site| site.contradiction.is_none()), "{}", report.digest());
     }

@@ -1,5 +1,6 @@
 //! Stacks of programs without frame pointers, held against what the program's own unwinder saw at each allocation.
 
+use leakprobe_tests::compile;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::stacks::{TruthFile, agreeing, differences, reported};
 use leakprobe_tests::victim::Victim;
@@ -27,6 +28,9 @@ fn check_exact(name: &str, phase: &str, count: u64, taker: &str) {
     );
     assert!(all >= count, "{all} blocks");
     assert_eq!(same, all, "\n{}", differences(&truth, &seen));
+    for remark in ["stack_guessed", "stack_lost"] {
+        assert_eq!(report.ledger.count(remark), 0, "{remark}{}", report.digest());
+    }
     for site in report.sites.iter().filter(|site| site.stack.has(&[taker])) {
         assert_eq!(site.stack.quality, "whole", "{:?}", site.stack);
     }
@@ -41,6 +45,13 @@ fn c_without_frame_pointers_is_exact_frame_by_frame() {
 #[test]
 fn code_is_unwound_wherever_a_signal_strikes() {
     check_exact("unwind", "signals", 2_000, "take");
+}
+
+#[test]
+fn what_a_library_allocates_as_soon_as_it_is_opened_is_exact() {
+    // Beside the victim, which opens it by its name.
+    compile::victim("libopened.so");
+    check_exact("unwind", "opened", 1_000, "take");
 }
 
 #[test]

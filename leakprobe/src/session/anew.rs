@@ -1,0 +1,123 @@
+//! Stacks that came through code that was not described yet, a library that was opened a moment ago: unwound anew from
+//! copies, as soon as their code is known.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
+
+use anyhow::Result;
+use leakprobe_common::{MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_seed};
+
+use super::unwinding::ObjectTables;
+use crate::{
+    analysis::balance::Corrections, drain::decode::CopiedStack, probe::maps::Maps, unwind::walk::Walked,
+};
+
+/// Copies that are kept until their code is known; the oldest goes first. 68 KiB each, at most.
+const MAX_WAITING: usize = 64;
+
+/// What is unwound anew, and what has been.
+#[derive(Debug, Default)]
+pub struct Anew {
+    waiting: VecDeque<CopiedStack>,
+    /// By the ID of a stack as it was walked at first: what it is.
+    found: HashMap<u64, Found>,
+}
+
+/// A stack that was unwound anew.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// Its ID.
+    id: u64,
+    /// How the first walk ended.
+    ended: StackEnd,
+    /// The same of the new one, and whether that followed frame pointers.
+    ends: StackEnd,
+    guessed: bool,
+}
+
+impl Anew {
+    /// Keeps a copy until its process has been looked at.
+    pub fn wait(&mut self, copy: CopiedStack) {
+        if self.waiting.len() == MAX_WAITING {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(copy);
+    }
+
+    /// Unwinds the stacks of a process that has been described. What is still unknown then stays as it is.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn unwind(&mut self, tgid: u32, target: u32, tables: &ObjectTables, maps: &mut Maps) -> Result<()> {
+        let waiting = mem::take(&mut self.waiting);
+        let (of_this, others): (VecDeque<_>, _) = waiting.into_iter().partition(|copy| copy.tgid == tgid);
+        self.waiting = others;
+        for copy in of_this {
+            let walked = copy.memory.walk(|address| tables.rule(target, copy.generation, address))?;
+            if walked.guessed & guess::UNDESCRIBED != 0 {
+                continue;
+            }
+            let (id, stack) = stack(&copy, &walked);
+            if maps.set_stack(id, stack) {
+                let guessed = stack.guessed != 0;
+                self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
+            }
+        }
+        Ok(())
+    }
+
+    /// IDs that stand for the same stack as another one: from the first walk's to the one that it has.
+    pub fn same(&self) -> HashMap<u64, u64> {
+        let differing = self.found.iter().filter(|(from, found)| **from != found.id);
+        differing.map(|(&from, found)| (from, found.id)).collect()
+    }
+
+    /// What the ledger is to be corrected by, where so many blocks of a stack were walked before it was described.
+    pub fn corrections(&self, undescribed: impl Fn(u64) -> u64) -> Corrections {
+        let mut sums = Corrections::default();
+        for (&from, found) in &self.found {
+            let blocks = undescribed(from).cast_signed();
+            // The programs count a walk to a base as guessed, since frame pointers were followed.
+            sums.add(found.ended, true, -blocks);
+            sums.add(found.ends, found.guessed, blocks);
+        }
+        sums
+    }
+}
+
+/// The stack that a walk has found, as the programs would have kept it.
+fn stack(copy: &CopiedStack, walked: &Walked) -> (u64, Stack) {
+    let mut frames = [0; MAX_FRAMES];
+    frames[..walked.frames.len()].copy_from_slice(&walked.frames);
+    let seed = stack_seed(copy.tgid, copy.generation);
+    let id = stack_id(walked.frames.iter().fold(seed, |hash, &frame| mix(hash, frame)));
+    let stack = Stack {
+        tgid: copy.tgid,
+        generation: copy.generation,
+        len: walked.frames.len() as u32,
+        end: walked.end as u32,
+        guessed: (walked.guessed & guess::FRAME_POINTER).into(),
+        _pad: 0,
+        frames,
+    };
+    (id, stack)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_is_corrected_by_what_was_walked_before_the_code_was_known() {
+        let mut anew = Anew::default();
+        let found = |id, ended, ends, guessed| Found { id, ended, ends, guessed };
+        anew.found.insert(1, found(10, StackEnd::Base, StackEnd::Base, false));
+        anew.found.insert(2, found(2, StackEnd::Lost, StackEnd::Base, true));
+        anew.found.insert(3, found(30, StackEnd::Lost, StackEnd::Truncated, false));
+        let corrections = anew.corrections(|id| id * 100);
+        assert_eq!(corrections, Corrections { guessed: -100 + 200, lost: -200 - 300, truncated: 300 });
+        assert_eq!(anew.same(), HashMap::from([(1, 10), (3, 30)]));
+    }
+}
