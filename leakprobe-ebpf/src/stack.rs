@@ -41,23 +41,29 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
         let id = walk_by_kernel(ctx, thread).unwrap_or(own);
         return keep(thread, id);
     }
-    if undescribed {
-        return keep_undescribed(thread, registers, own);
-    }
     let one_in = COPIED_ONE_IN.load();
     // SAFETY: the helper has no preconditions.
-    if one_in != 0 && unsafe { bpf_get_prandom_u32() } % one_in == 0 {
-        send_copy(thread, registers, own, false);
+    let sampled = one_in != 0 && unsafe { bpf_get_prandom_u32() } % one_in == 0;
+    if undescribed {
+        return keep_undescribed(thread, registers, own, sampled);
+    }
+    if sampled {
+        send_copy(thread, registers, own, undescribed, sampled);
     }
     keep(thread, own)
 }
 
 /// Keeps a stack that user space is to unwind anew, as soon as it knows the code.
 #[inline(always)]
-fn keep_undescribed(thread: &mut Thread, registers: &Registers, id: u64) -> (u64, Option<*mut Site>) {
+fn keep_undescribed(
+    thread: &mut Thread,
+    registers: &Registers,
+    id: u64,
+    sampled: bool,
+) -> (u64, Option<*mut Site>) {
     // A site is made after its stack was kept: only of a new one.
-    if SITES.get_ptr_mut(id).is_none() {
-        send_copy(thread, registers, id, true);
+    if sampled || SITES.get_ptr_mut(id).is_none() {
+        send_copy(thread, registers, id, true, sampled);
     }
     let (id, site) = keep(thread, id);
     if let Some(site) = site {
@@ -70,7 +76,7 @@ fn keep_undescribed(thread: &mut Thread, registers: &Registers, id: u64) -> (u64
 /// Sends the stack built in `thread.stack`, with the registers and the memory that it was made from. Where there is no
 /// room, it stays as it is.
 #[inline(always)]
-fn send_copy(thread: &Thread, registers: &Registers, id: u64, undescribed: bool) {
+fn send_copy(thread: &Thread, registers: &Registers, id: u64, undescribed: bool, sampled: bool) {
     let Some(mut entry) = COPIES.reserve::<StackCopy>(0) else { return };
     let sp = registers.stack_pointer();
     let copy = entry.as_mut_ptr();
@@ -91,6 +97,7 @@ fn send_copy(thread: &Thread, registers: &Registers, id: u64, undescribed: bool)
         (*copy).link = registers.return_address();
         (*copy).mask = registers.code_mask();
         (*copy).undescribed = undescribed as u64;
+        (*copy).sampled = sampled as u64;
         let mut pages = 0;
         for page in 0..COPY_PAGES {
             let from = (sp & !(COPY_PAGE_BYTES as u64 - 1)) + (page * COPY_PAGE_BYTES) as u64;

@@ -180,6 +180,7 @@ pub fn copied_stack(record: &mut &[u8]) -> Option<CopiedStack> {
     let (ip, sp, fp) = (bytes.get_u64_ne(), bytes.get_u64_ne(), bytes.get_u64_ne());
     let (link, mask) = (bytes.get_u64_ne(), bytes.get_u64_ne());
     let undescribed = bytes.get_u64_ne() != 0;
+    let _sampled = bytes.get_u64_ne();
     let pages = usize::try_from(bytes.get_u64_ne()).ok().filter(|&pages| pages <= COPY_PAGES)?;
     let memory = bytes.get(..pages * COPY_PAGE_BYTES)?.to_vec();
     *record = &record[..record.len() - (COPY_PAGES - pages) * COPY_PAGE_BYTES];
@@ -232,7 +233,7 @@ mod tests {
     fn a_copied_stack_has_the_pages_that_are_valid() {
         let mut numbers = vec![11 | 2 << 32, 1 | 2 << 32, 0, 0x40];
         numbers.resize(size_of::<leakprobe_common::Stack>() / 8, 0);
-        numbers.extend([42, 0x40, 0x7010, 9, 0, u64::MAX, 1, 1, 0xabc]);
+        numbers.extend([42, 0x40, 0x7010, 9, 0, u64::MAX, 1, 0, 1, 0xabc]);
         numbers.resize(size_of::<StackCopy>() / 8, u64::MAX);
         let bytes = words(&numbers);
         let mut record = &bytes[..];

@@ -11,6 +11,7 @@ mod pairs;
 mod process;
 mod profiler;
 mod programs;
+mod real;
 mod report;
 mod stacks;
 mod table;
@@ -54,6 +55,8 @@ enum Part {
     Idle,
     /// How large the BPF programs are
     Programs,
+    /// Whether stacks of real programs are whole, and another unwinder's; only when asked for: it installs them
+    RealStacks,
     /// What a kmalloc/kfree pair costs under --kernel
     KernelPairs,
     /// How much slower a machine that forks and sends becomes under --kernel
@@ -68,6 +71,11 @@ impl Part {
         matches!(self, Self::KernelPairs | Self::KernelLoad | Self::KernelWitness)
     }
 
+    /// Whether it takes minutes.
+    fn is_long(self) -> bool {
+        matches!(self, Self::KernelWitness | Self::RealStacks)
+    }
+
     fn measure(self, quick: bool, table: &mut Table) -> anyhow::Result<()> {
         let rounds = |few, many| if quick { few } else { many };
         match self {
@@ -77,6 +85,7 @@ impl Part {
             Self::Attach => attach::measure(rounds(3, 11), table),
             Self::Idle => idle::measure(rounds(1, 4), table),
             Self::Programs => programs::measure(table),
+            Self::RealStacks => real::measure(quick, table),
             Self::KernelPairs => kernel::measure_pairs(rounds(3, 11), table),
             Self::KernelLoad => kernel::measure_load(rounds(2, 7), table),
             Self::KernelWitness => witness::measure(rounds(1, 10), table),
@@ -98,7 +107,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut misses = 0;
     for part in Part::value_variants() {
         let asked = match &arguments.only[..] {
-            [] => part.is_kernels() == arguments.kernel && *part != Part::KernelWitness,
+            [] => part.is_kernels() == arguments.kernel && !part.is_long(),
             only => only.contains(part),
         };
         if asked {

@@ -144,6 +144,11 @@ pub fn ratio(value: f64) -> String {
     format!("{value:.2}")
 }
 
+/// `99.87%`, rounded down, from a share of 1.
+pub fn percent(value: f64) -> String {
+    format!("{:.2}%", (value * 10_000.0).floor() / 100.0)
+}
+
 /// `12,345 ns`; below 100 with one decimal.
 pub fn nanoseconds(value: f64) -> String {
     if value < 100.0 { format!("{value:.1} ns") } else { format!("{} ns", thousands(value)) }
