@@ -4,9 +4,7 @@
 //! an unmapping is said at the call's entry, before the kernel can hand the addresses out again.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, programs::TracePointContext};
-use leakprobe_common::{
-    Counter, Event, EventKind, MAX_FRAMES, NO_STACK, RangeEvent, RangeOperation, StackEnd, Thread,
-};
+use leakprobe_common::{Counter, Event, EventKind, NO_STACK, RangeEvent, RangeOperation, Thread};
 
 use crate::{
     ledger::count,
@@ -39,15 +37,15 @@ fn argument(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// `mmap(addr, length, ...)`
 #[inline(always)]
-pub fn mmap_enter(ctx: &TracePointContext) -> u32 {
-    begin(ctx, MMAP, argument(ctx, 1));
+pub fn mmap_enter<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
+    begin::<LOOPED>(ctx, MMAP, argument(ctx, 1));
     0
 }
 
 /// `mremap(old_address, old_size, new_size, flags, ...)`
 #[inline(always)]
-pub fn mremap_enter(ctx: &TracePointContext) -> u32 {
-    let Some(thread) = begin(ctx, MREMAP, argument(ctx, 2)) else { return 0 };
+pub fn mremap_enter<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
+    let Some(thread) = begin::<LOOPED>(ctx, MREMAP, argument(ctx, 2)) else { return 0 };
     let (address, bytes, flags) = (argument(ctx, 0), argument(ctx, 1), argument(ctx, 3));
     remove(thread, address, bytes, bytes == 0 || flags & MREMAP_DONTUNMAP != 0);
     0
@@ -56,7 +54,7 @@ pub fn mremap_enter(ctx: &TracePointContext) -> u32 {
 /// `munmap(addr, length)`
 #[inline(always)]
 pub fn munmap_enter(ctx: &TracePointContext) -> u32 {
-    let Some(thread) = begin(ctx, MUNMAP, 0) else { return 0 };
+    let Some(thread) = begin::<false>(ctx, MUNMAP, 0) else { return 0 };
     let (address, bytes) = (argument(ctx, 0), argument(ctx, 1));
     remove(thread, address, bytes, bytes == 0);
     0
@@ -64,8 +62,8 @@ pub fn munmap_enter(ctx: &TracePointContext) -> u32 {
 
 /// `brk(addr)`
 #[inline(always)]
-pub fn brk_enter(ctx: &TracePointContext) -> u32 {
-    begin(ctx, BRK, 0);
+pub fn brk_enter<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
+    begin::<LOOPED>(ctx, BRK, 0);
     0
 }
 
@@ -108,9 +106,10 @@ pub fn exit(ctx: &TracePointContext) -> u32 {
     0
 }
 
-/// Remembers a call of a target; `None` when it is not to be followed.
+/// Remembers a call of a target; `None` when it is not to be followed. `LOOPED`: its stack is walked by tables, which needs
+/// what only kernels have that call each step.
 #[inline(always)]
-fn begin(ctx: &TracePointContext, kind: u64, bytes: u64) -> Option<&'static mut Thread> {
+fn begin<const LOOPED: bool>(ctx: &TracePointContext, kind: u64, bytes: u64) -> Option<&'static mut Thread> {
     if closing() {
         return None;
     }
@@ -133,7 +132,11 @@ fn begin(ctx: &TracePointContext, kind: u64, bytes: u64) -> Option<&'static mut 
     }
     thread.range_kind = kind;
     if kind != MUNMAP {
-        thread.range_stack = capture(ctx, thread);
+        thread.range_stack = if LOOPED {
+            stack::capture_system_call(ctx, thread)
+        } else {
+            stack::capture_by_kernel(ctx, thread)
+        };
     }
     Some(thread)
 }
@@ -164,13 +167,4 @@ fn send(thread: &Thread, operation: RangeOperation, address: u64, bytes: u64, st
     });
     entry.submit(0);
     true
-}
-
-/// The user stack at a system call, by the kernel's own walk: a tracepoint's context has no registers.
-#[inline(always)]
-fn capture(ctx: &TracePointContext, thread: &mut Thread) -> u64 {
-    let Some(id) = stack::walk_by_kernel(ctx, thread) else { return NO_STACK };
-    let whole = (thread.stack.len as usize) < MAX_FRAMES;
-    thread.stack.end = if whole { StackEnd::Lost } else { StackEnd::Truncated } as u32;
-    stack::intern(thread, id)
 }

@@ -10,13 +10,13 @@ use aya_ebpf::{
 };
 use leakprobe_common::{
     COPY_PAGE_BYTES, COPY_PAGES, Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Stack,
-    StackCopy, Thread, Unwinding, mix, stack_id, stack_seed,
+    StackCopy, StackEnd, Thread, Unwinding, mix, stack_id, stack_seed,
 };
 
 use crate::{
     ledger::{add, count},
     maps::{COPIED_ONE_IN, COPIES, EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
-    registers::Registers,
+    registers::{Caller, Registers},
     unwind::{self, Walked},
 };
 
@@ -32,7 +32,8 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
         return keep(thread, id);
     }
     let seed = stack_seed(thread.tgid, thread.generation);
-    let Some(walked) = unwind::walk::<LOOPED>(thread, registers, seed) else { return keep(thread, NO_STACK) };
+    let caller = registers.caller();
+    let Some(walked) = unwind::walk::<LOOPED>(thread, &caller, seed) else { return keep(thread, NO_STACK) };
     let Walked { hash, hijacked, undescribed } = walked;
     let own = stack_id(hash);
     if hijacked {
@@ -45,10 +46,10 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
     // SAFETY: the helper has no preconditions.
     let sampled = one_in != 0 && unsafe { bpf_get_prandom_u32() } % one_in == 0;
     if undescribed {
-        return keep_undescribed(thread, registers, own, sampled);
+        return keep_undescribed(thread, &caller, own, sampled);
     }
     if sampled {
-        send_copy(thread, registers, own, undescribed, sampled);
+        send_copy(thread, &caller, own, undescribed, sampled);
     }
     keep(thread, own)
 }
@@ -57,13 +58,13 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
 #[inline(always)]
 fn keep_undescribed(
     thread: &mut Thread,
-    registers: &Registers,
+    caller: &Caller,
     id: u64,
     sampled: bool,
 ) -> (u64, Option<*mut Site>) {
     // A site is made after its stack was kept: only of a new one.
     if sampled || SITES.get_ptr_mut(id).is_none() {
-        send_copy(thread, registers, id, true, sampled);
+        send_copy(thread, caller, id, true, sampled);
     }
     let (id, site) = keep(thread, id);
     if let Some(site) = site {
@@ -73,12 +74,44 @@ fn keep_undescribed(
     (id, site)
 }
 
+/// Walks the stack of the system call that the thread is in, and keeps it; its ID. The kernel calls each step.
+#[inline(always)]
+pub fn capture_system_call<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 {
+    let by_tables =
+        UNWINDING.load() == Unwinding::Auto as u32 || UNWINDING.load() == Unwinding::Tables as u32;
+    let Some(caller) = (if by_tables { Registers::system_caller() } else { None }) else {
+        return capture_by_kernel(ctx, thread);
+    };
+    let seed = stack_seed(thread.tgid, thread.generation);
+    let Some(Walked { hash, hijacked, undescribed }) = unwind::walk::<true>(thread, &caller, seed) else {
+        return NO_STACK;
+    };
+    if hijacked {
+        return capture_by_kernel(ctx, thread);
+    }
+    let id = stack_id(hash);
+    if undescribed && STACKS.get_ptr(id).is_none() {
+        send_copy(thread, &caller, id, true, false);
+    }
+    intern(thread, id)
+}
+
+/// As [`capture_system_call`], by the kernel's own walk. Its first frame is the system call's wrapper, which has no frame
+/// pointer of its own: its caller is missing.
+#[inline(always)]
+pub fn capture_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 {
+    let Some(id) = walk_by_kernel(ctx, thread) else { return NO_STACK };
+    let whole = (thread.stack.len as usize) < MAX_FRAMES;
+    thread.stack.end = if whole { StackEnd::Lost } else { StackEnd::Truncated } as u32;
+    intern(thread, id)
+}
+
 /// Sends the stack built in `thread.stack`, with the registers and the memory that it was made from. Where there is no
 /// room, it stays as it is.
 #[inline(always)]
-fn send_copy(thread: &Thread, registers: &Registers, id: u64, undescribed: bool, sampled: bool) {
+fn send_copy(thread: &Thread, caller: &Caller, id: u64, undescribed: bool, sampled: bool) {
     let Some(mut entry) = COPIES.reserve::<StackCopy>(0) else { return };
-    let sp = registers.stack_pointer();
+    let sp = caller.sp;
     let copy = entry.as_mut_ptr();
     // SAFETY: the entry is a whole `StackCopy`; what is not written, user space does not read. The helper checks the
     // addresses it reads, and a fault is an error.
@@ -91,11 +124,11 @@ fn send_copy(thread: &Thread, registers: &Registers, id: u64, undescribed: bool,
         (*copy).stack.tgid = thread.tgid;
         (*copy).stack.generation = thread.generation;
         (*copy).id = id;
-        (*copy).ip = registers.instruction_pointer();
+        (*copy).ip = caller.ip;
         (*copy).sp = sp;
-        (*copy).fp = registers.frame_pointer();
-        (*copy).link = registers.return_address();
-        (*copy).mask = registers.code_mask();
+        (*copy).fp = caller.fp;
+        (*copy).link = caller.link;
+        (*copy).mask = caller.mask;
         (*copy).undescribed = undescribed as u64;
         (*copy).sampled = sampled as u64;
         let mut pages = 0;
@@ -124,7 +157,7 @@ fn keep(thread: &mut Thread, id: u64) -> (u64, Option<*mut Site>) {
 
 /// Keeps the stack built in `thread.stack` under `id`; [`NO_STACK`] when there is no room.
 #[inline(always)]
-pub fn intern(thread: &mut Thread, id: u64) -> u64 {
+fn intern(thread: &mut Thread, id: u64) -> u64 {
     thread.stack.tgid = thread.tgid;
     thread.stack.generation = thread.generation;
     match STACKS.insert(id, &thread.stack, BPF_NOEXIST as u64) {
@@ -155,7 +188,7 @@ fn site(id: u64) -> Option<*mut Site> {
 /// Builds the stack anew by the kernel's own walk along the frame pointers; `None` when it finds nothing.
 /// Leaves `thread.stack.end` as it is: the kernel does not say how its walk ended.
 #[inline(always)]
-pub fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u64> {
+fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u64> {
     // SAFETY: the buffer is the thread's own, and as long as is said.
     let bytes = unsafe {
         generated::bpf_get_stack(

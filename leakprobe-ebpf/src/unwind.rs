@@ -15,7 +15,7 @@ use leakprobe_common::{
 
 use crate::{
     maps::{PAGES, ROWS, RULES, SPACE_OF, SPACES, TARGETS, UNWINDING},
-    registers::Registers,
+    registers::{Caller, Registers},
     stack::{self, WINDOW_BYTES},
 };
 
@@ -56,16 +56,16 @@ fn used(target: u32) -> u32 {
 ///
 /// `LOOPED`: the kernel calls each step (`bpf_loop`, from 5.17 on), so that its verifier goes through one alone.
 #[inline(always)]
-pub fn walk<const LOOPED: bool>(thread: &mut Thread, registers: &Registers, seed: u64) -> Option<Walked> {
+pub fn walk<const LOOPED: bool>(thread: &mut Thread, caller: &Caller, seed: u64) -> Option<Walked> {
     thread.walk = Walk {
-        ip: registers.instruction_pointer(),
-        sp: registers.stack_pointer(),
-        fp: registers.frame_pointer(),
-        link: registers.return_address(),
+        ip: caller.ip,
+        sp: caller.sp,
+        fp: caller.fp,
+        link: caller.link,
         back: 1,
         window: u64::MAX,
         hash: seed,
-        mask: registers.code_mask(),
+        mask: caller.mask,
         ..Walk::default()
     };
     choose_space(thread)?;

@@ -2,7 +2,12 @@
 
 use core::{arch::asm, mem::offset_of};
 
-use aya_ebpf::bindings::user_pt_regs;
+use aya_ebpf::{
+    bindings::user_pt_regs,
+    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
+};
+
+use super::Caller;
 
 /// A return pops nothing.
 pub const RETURN_ADDRESS_BYTES: u64 = 0;
@@ -80,6 +85,39 @@ impl Registers {
         }
     }
 
+    /// The registers that a walk begins with.
+    #[inline(always)]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            ip: self.instruction_pointer(),
+            sp: self.stack_pointer(),
+            fp: self.frame_pointer(),
+            link: self.return_address(),
+            mask: self.code_mask(),
+        }
+    }
+
+    /// The same of the system call that the thread is in. From Linux 5.15 on, where it has BTF.
+    #[inline(always)]
+    pub fn system_caller() -> Option<Caller> {
+        // SAFETY: the helpers have no preconditions; a kernel that has no such one must not see the program. What is
+        // read is memory of the kernel's, and a fault is an error.
+        unsafe {
+            let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const user_pt_regs;
+            let (ip, sp) = (
+                bpf_probe_read_kernel(&raw const (*registers).pc).ok()?,
+                bpf_probe_read_kernel(&raw const (*registers).sp).ok()?,
+            );
+            Some(Caller {
+                ip,
+                sp,
+                fp: bpf_probe_read_kernel(&raw const (*registers).regs[29]).ok()?,
+                link: bpf_probe_read_kernel(&raw const (*registers).regs[30]).ok()?,
+                mask: code_mask(sp, ip),
+            })
+        }
+    }
+
     #[inline(always)]
     pub fn stack_pointer(&self) -> u64 {
         read!(self, sp)
@@ -101,25 +139,31 @@ impl Registers {
         read!(self, regs, 30)
     }
 
-    /// The bits of a code address. The others of one that a function has saved hold its signature, where the
-    /// program signs return addresses (`paciasp`) and the processor can; the kernel's own walk strips them,
-    /// too. How many there are is the kernel's choice (36 to 52). Stacks and code lie at the top of the address
-    /// space, unless the program is at a fixed low address and has made a stack of its own down there: then
-    /// those that most kernels have.
+    /// The bits of a code address.
     #[inline(always)]
     pub fn code_mask(&self) -> u64 {
-        let mut bits = self.stack_pointer() | self.instruction_pointer();
-        bits |= bits >> 1;
-        bits |= bits >> 2;
-        bits |= bits >> 4;
-        bits |= bits >> 8;
-        bits |= bits >> 16;
-        bits |= bits >> 32;
-        if bits < (1 << 36) - 1 { (1 << 48) - 1 } else { bits }
+        code_mask(self.stack_pointer(), self.instruction_pointer())
     }
 
     #[inline(always)]
     pub fn result(&self) -> u64 {
         read!(self, regs, 0)
     }
+}
+
+/// The bits of a code address. The others of one that a function has saved hold its signature, where the
+/// program signs return addresses (`paciasp`) and the processor can; the kernel's own walk strips them,
+/// too. How many there are is the kernel's choice (36 to 52). Stacks and code lie at the top of the address
+/// space, unless the program is at a fixed low address and has made a stack of its own down there: then
+/// those that most kernels have.
+#[inline(always)]
+fn code_mask(stack_pointer: u64, instruction_pointer: u64) -> u64 {
+    let mut bits = stack_pointer | instruction_pointer;
+    bits |= bits >> 1;
+    bits |= bits >> 2;
+    bits |= bits >> 4;
+    bits |= bits >> 8;
+    bits |= bits >> 16;
+    bits |= bits >> 32;
+    if bits < (1 << 36) - 1 { (1 << 48) - 1 } else { bits }
 }

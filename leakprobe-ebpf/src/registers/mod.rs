@@ -5,3 +5,18 @@
 mod machine;
 
 pub use machine::{RETURN_ADDRESS_BYTES, RETURN_ADDRESS_ON_STACK, Registers};
+
+/// The registers that a walk begins with.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer.
+    pub fp: u64,
+    /// Where return addresses are in a register, what is in there.
+    pub link: u64,
+    /// The bits of a saved code address.
+    pub mask: u64,
+}

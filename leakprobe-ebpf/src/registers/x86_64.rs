@@ -2,7 +2,12 @@
 
 use core::{arch::asm, mem::offset_of};
 
-use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
+};
+
+use super::Caller;
 
 /// Bytes that a return pops from the stack.
 pub const RETURN_ADDRESS_BYTES: u64 = 8;
@@ -62,6 +67,35 @@ impl Registers {
             14 => read!(self, r14),
             15 => read!(self, r15),
             _ => 0,
+        }
+    }
+
+    /// The registers that a walk begins with, where the return address is on the stack already.
+    #[inline(always)]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            ip: self.instruction_pointer(),
+            sp: self.stack_pointer(),
+            fp: self.frame_pointer(),
+            link: 0,
+            mask: u64::MAX,
+        }
+    }
+
+    /// The same of the system call that the thread is in. From Linux 5.15 on, where it has BTF.
+    #[inline(always)]
+    pub fn system_caller() -> Option<Caller> {
+        // SAFETY: the helpers have no preconditions; a kernel that has no such one must not see the program. What is
+        // read is memory of the kernel's, and a fault is an error.
+        unsafe {
+            let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs;
+            Some(Caller {
+                ip: bpf_probe_read_kernel(&raw const (*registers).rip).ok()?,
+                sp: bpf_probe_read_kernel(&raw const (*registers).rsp).ok()?,
+                fp: bpf_probe_read_kernel(&raw const (*registers).rbp).ok()?,
+                link: 0,
+                mask: u64::MAX,
+            })
         }
     }
 

@@ -110,6 +110,7 @@ fn settings() -> Settings {
         copied_one_in: 0,
         row_chunks: 1,
         targets: 1,
+        ranges: false,
         diagnostics: false,
         floor: false,
     }

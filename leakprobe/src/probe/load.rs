@@ -6,6 +6,7 @@ pub mod preallocate;
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData},
-    programs::{Program, ProgramError, RawTracePoint, TracePoint, UProbe},
+    programs::{Program, ProgramError, RawTracePoint, UProbe},
 };
 use leakprobe_common::Unwinding;
 
@@ -29,9 +30,21 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.aarch64.bpf.o");
 
-/// The programs on the tracepoints of the mmap family.
-const TRACEPOINT_PROGRAMS: [&str; 5] =
-    ["munmap_enter", "mremap_enter", "brk_enter", "mmap_enter", "range_exit"];
+/// The program at the end of each system call of the mmap family.
+const RANGE_EXIT: &str = "range_exit";
+
+/// The system calls of the mmap family, those that give ranges back first, and the program at each one's entry. Walking a
+/// stack by tables there takes the thread's registers, which the kernel hands out where it has BTF.
+fn range_programs() -> [(&'static str, &'static str); 4] {
+    let looped = features::has_loop() && Path::new("/sys/kernel/btf/vmlinux").exists();
+    let either = |looped_name, name| if looped { looped_name } else { name };
+    [
+        ("munmap", "munmap_enter"),
+        ("mremap", either("mremap_looped", "mremap_enter")),
+        ("brk", either("brk_looped", "brk_enter")),
+        ("mmap", either("mmap_looped", "mmap_enter")),
+    ]
+}
 
 /// Bytes of the ring buffer of copied stacks: 15 of them, which come when a program opens a library.
 const FEW_COPIES: u32 = 1 << 20;
@@ -59,6 +72,8 @@ pub struct Settings {
     pub row_chunks: u32,
     /// Processes that may be profiled.
     pub targets: u32,
+    /// Whether the mmap family is followed.
+    pub ranges: bool,
     /// Whether BPF programs write diagnostics.
     pub diagnostics: bool,
     /// Empty programs in place of the real ones: what the traps alone cost.
@@ -86,7 +101,16 @@ pub struct Loaded {
     pub mechanism: Mechanism,
     /// Whether the kernel calls each step of a walk.
     looped: bool,
-    globals: Globals,
+    /// On the mmap family; `None` where that is not followed.
+    pub ranges: Option<RangePrograms>,
+}
+
+/// The programs on the tracepoints of the mmap family.
+pub struct RangePrograms {
+    /// By system call, those that give ranges back first: at its entry.
+    pub entries: Vec<(&'static str, OwnedFd)>,
+    /// At the end of each.
+    pub exit: OwnedFd,
 }
 
 impl Loaded {
@@ -149,9 +173,11 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     }
     let looped = features::has_loop();
     let names = program_names(settings.floor, looped);
+    let relocated = || Relocated::new(OBJECT, &ebpf, &globals.bytes());
+    let ranges = settings.ranges.then(|| load_ranges(&relocated()?)).transpose()?;
     let multi = match mechanism {
         Mechanism::Multi => {
-            let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
+            let object = relocated()?;
             Some(UprobePrograms {
                 allocate_enter: object.load(names.allocate_enter, UPROBE_MULTI)?,
                 allocate_return: object.load(names.allocate_return, UPROBE_MULTI)?,
@@ -167,21 +193,13 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, multi, mechanism, looped, globals })
+    Ok(Loaded { ebpf, multi, mechanism, looped, ranges })
 }
 
-impl Loaded {
-    /// Loads the tracepoint programs of the mmap family, to be attached by aya.
-    ///
-    /// # Errors
-    /// What the kernel or its verifier said.
-    pub fn load_tracepoints(&mut self) -> Result<()> {
-        let _limit = LockedMemory::unlimited();
-        for name in TRACEPOINT_PROGRAMS {
-            load_one::<TracePoint>(&mut self.ebpf, &self.globals, name, TracePoint::load)?;
-        }
-        Ok(())
-    }
+/// Loads the programs of the mmap family.
+fn load_ranges(object: &Relocated) -> Result<RangePrograms> {
+    let entries = range_programs().into_iter().map(|(call, program)| Ok((call, object.load(program, 0)?)));
+    Ok(RangePrograms { entries: entries.collect::<Result<_>>()?, exit: object.load(RANGE_EXIT, 0)? })
 }
 
 /// Creates the maps.
@@ -266,7 +284,8 @@ pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> 
     let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
     let all = [names.allocate_enter, names.allocate_return, names.free_enter].map(|name| (name, uprobes));
     let all = all.into_iter().chain(["process_exec", "thread_exit"].map(|name| (name, 0)));
-    let all = all.chain(TRACEPOINT_PROGRAMS.map(|name| (name, 0)));
+    let ranges = range_programs().map(|(_, name)| name).into_iter().chain([RANGE_EXIT]);
+    let all = all.chain(ranges.map(|name| (name, 0)));
     Ok(all
         .map(|(name, attach_type)| {
             let loaded = object.load_measured(name, attach_type);

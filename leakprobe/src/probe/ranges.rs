@@ -3,12 +3,8 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use aya::programs::TracePoint;
 
-use super::{
-    features::Mechanism,
-    load::{self, Loaded},
-};
+use super::{features::Mechanism, load::Loaded};
 use crate::sys::{bpf, perf, tracepoint::TraceFs};
 
 /// A program on a tracepoint. Dropping it takes it off.
@@ -17,28 +13,22 @@ pub struct RangeLink {
     _event: OwnedFd,
 }
 
-/// System call, and the program at its entry.
-const CALLS: [(&str, &str); 4] =
-    [("munmap", "munmap_enter"), ("mremap", "mremap_enter"), ("brk", "brk_enter"), ("mmap", "mmap_enter")];
-
 /// Attaches the programs, those that give ranges back first.
-pub fn attach(loaded: &mut Loaded) -> Result<Vec<RangeLink>> {
+pub fn attach(loaded: &Loaded) -> Result<Vec<RangeLink>> {
+    let Some(programs) = &loaded.ranges else { return Ok(Vec::new()) };
     let tracing = TraceFs::open()?;
     let mut links = Vec::new();
-    loaded.load_tracepoints()?;
     let by_link = loaded.mechanism != Mechanism::PerfEventByAddress;
-    for (call, enter) in CALLS {
+    for (call, entry) in &programs.entries {
         for (name, program) in
-            [(format!("sys_exit_{call}"), "range_exit"), (format!("sys_enter_{call}"), enter)]
+            [(format!("sys_exit_{call}"), &programs.exit), (format!("sys_enter_{call}"), entry)]
         {
             let id = tracing.id("syscalls", &name)?;
             let event = perf::open_tracepoint(id)
                 .with_context(|| format!("failed to open the tracepoint syscalls:{name}"))?;
-            let program: &mut TracePoint = load::program(&mut loaded.ebpf, program)?;
-            let program = program.fd()?.as_fd();
             let link = match by_link {
-                true => bpf::link_perf_event(program, event.as_fd()).map(Some),
-                false => perf::set_program(event.as_fd(), program).map(|()| None),
+                true => bpf::link_perf_event(program.as_fd(), event.as_fd()).map(Some),
+                false => perf::set_program(event.as_fd(), program.as_fd()).map(|()| None),
             };
             let link = link.with_context(|| format!("failed to attach to the tracepoint syscalls:{name}"))?;
             links.push(RangeLink { _link: link, _event: event });

@@ -162,8 +162,11 @@ impl Session {
         };
         let reached = quality(StackEnd::from_raw(stack.end), stack.guessed != 0, &frames);
         let quality = match (reached, kind) {
-            // At a system call the walk starts in libc's wrapper, which has no frame: its caller is left out.
-            (StackQuality::Whole | StackQuality::Guessed, SiteKind::Mapping) => StackQuality::Partial,
+            // The kernel's own walk, of which the end is not known, starts in libc's wrapper of the system call, which has
+            // no frame: its caller is left out.
+            (StackQuality::Guessed, SiteKind::Mapping) if stack.end == StackEnd::Lost as u32 => {
+                StackQuality::Partial
+            }
             (quality, _) => quality,
         };
         StackRow { id: format!("{id:016x}"), quality, frames }

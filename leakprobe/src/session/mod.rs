@@ -106,6 +106,7 @@ impl Session {
                 Subject::Pids(pids) => pids.len() as u32,
                 Subject::Command(_) | Subject::Demo | Subject::Kernel => 1,
             },
+            ranges: options.mmap,
             diagnostics: options.verbose,
             floor: options.placement == Placement::Floor,
         };
@@ -227,7 +228,7 @@ impl Session {
     /// With `--mmap`: follows the mmap family from now on.
     fn follow_ranges(&mut self) -> Result<()> {
         if self.ranges.is_some() {
-            self.range_links = crate::probe::ranges::attach(&mut self.loaded)?;
+            self.range_links = crate::probe::ranges::attach(&self.loaded)?;
         }
         Ok(())
     }

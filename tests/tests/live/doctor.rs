@@ -34,7 +34,13 @@ fn wanted_programs() -> Vec<&'static str> {
     let looped = has("bpf_loop");
     PROGRAMS
         .into_iter()
-        .map(|name| if name == "allocate_return" && looped { "allocate_looped" } else { name })
+        .map(|name| match name {
+            "allocate_return" if looped => "allocate_looped",
+            "mremap_enter" if looped => "mremap_looped",
+            "brk_enter" if looped => "brk_looped",
+            "mmap_enter" if looped => "mmap_looped",
+            name => name,
+        })
         .collect()
 }
 
