@@ -45,6 +45,15 @@ const RECIPES: &[Recipe] = &[
         library: Some("libsilent.so"),
         ..plain("unwind", "unwind.c")
     },
+    Recipe {
+        flags: &[NO_POINTERS, &["-Wl,-rpath,$ORIGIN", "-s"]],
+        library: Some("libsilent.so"),
+        ..plain("unwind_stripped", "unwind.c")
+    },
+    Recipe {
+        flags: &[NO_POINTERS, &["-static", "-DALL_IN_ONE", "-pthread"]],
+        ..plain("unwind_static", "unwind.c")
+    },
     Recipe { flags: &[NO_POINTERS], ..plain("unwind_cpp", "unwind.cpp") },
     Recipe { flags: &[RUST_WITHOUT_POINTERS], ..plain("unwind_rust", "unwind.rs") },
     plain("mmap", "mmap.c"),
@@ -174,12 +183,12 @@ fn build(name: &str) -> PathBuf {
     let recipe = recipe(name);
     let library = recipe.library.map(build);
     let source = sources().join(recipe.source);
-    let headers = ["victim.h", "stacks.h"].map(|name| sources().join(name));
+    let headers = ["victim.h", "stacks.h", "silent.c"].map(|name| sources().join(name));
     let product = folder().join(name);
     // The test program carries the recipes: a newer one may have others.
     let this = env::current_exe().expect("failed to find this test program");
-    let made_of = [Some(&source), Some(&headers[0]), Some(&headers[1]), Some(&this), library.as_ref()];
-    let newest = made_of.into_iter().flatten().filter_map(|path| changed(path)).max();
+    let made_of = headers.iter().chain([&source, &this]).chain(library.as_ref());
+    let newest = made_of.filter_map(|path| changed(path)).max();
     if changed(&product).is_none_or(|built| Some(built) < newest) {
         compile(recipe, library.as_deref(), &folder(), &Compilers::default());
     }

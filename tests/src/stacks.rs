@@ -55,15 +55,18 @@ impl Drop for TruthFile {
     }
 }
 
-/// The stacks of a report in which `taker` is, without it and what it has called.
-pub fn reported(report: &Report, taker: &str) -> Stacks {
+/// The stacks of a report in which `taker` is, without it and what it has called; all, each without its first frame, where
+/// it has no name.
+pub fn reported(report: &Report, taker: Option<&str>) -> Stacks {
     let mut stacks = Stacks::new();
     for site in &report.sites {
         // Inlined functions have no address of their own.
         let frames: Vec<_> = site.stack.frames.iter().filter(|frame| !frame.inlined).collect();
-        let Some(at) = frames.iter().position(|frame| frame.function.as_deref() == Some(taker)) else {
-            continue;
+        let at = match taker {
+            Some(_) => frames.iter().position(|frame| frame.function.as_deref() == taker),
+            None => (!frames.is_empty()).then_some(0),
         };
+        let Some(at) = at else { continue };
         let sums = stacks.entry(frames[at + 1..].iter().map(|frame| frame.address).collect()).or_default();
         *sums = (sums.0 + site.live_blocks, sums.1 + site.live_bytes);
     }

@@ -24,7 +24,10 @@ pub fn patched(pid: u32) -> Vec<(String, u64)> {
         .unwrap_or_else(|e| panic!("failed to open the memory of process {pid}: {e}"));
     let mut differences = Vec::new();
     for range in maps.lines().filter_map(code_range) {
-        let file = File::open(&range.path).unwrap_or_else(|e| panic!("failed to open {}: {e}", range.path));
+        // Not by its path, where another file may be by now.
+        let mapped_file =
+            format!("/proc/{pid}/map_files/{:x}-{:x}", range.address, range.address + range.length as u64);
+        let file = File::open(mapped_file).unwrap_or_else(|e| panic!("failed to open {}: {e}", range.path));
         let (mut mapped, mut stored) = (vec![0; range.length], vec![0; range.length]);
         memory
             .read_exact_at(&mut mapped, range.address)

@@ -1,16 +1,26 @@
 /* Stacks of every shape, without frame pointers: `stacks N FILE` takes N blocks, each on another way through functions
- * that keep their frames in different manners; `signals N FILE` takes one wherever a timer's signal strikes; `opened N
- * FILE` takes them through a library that it has just opened, from a few stacks. */
+ * that keep their frames in different manners; `thread N FILE` does so in a thread; `signals N FILE` takes one wherever a
+ * timer's signal strikes; `steps N FILE` takes one after each instruction of calls through the PLT, in the vDSO and in
+ * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks. */
+#define _GNU_SOURCE
 #include "victim.h"
 
 #include "stacks.h"
 
 #include <alloca.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/time.h>
+#include <time.h>
+#include <ucontext.h>
 
+#ifdef ALL_IN_ONE
+#include "silent.c"
+#else
 void *silent_call(void *(*function)(void *), void *argument);
+#endif
 
 OWN_FRAME static void take(void)
 {
@@ -180,6 +190,7 @@ OWN_FRAME static void recurse(int depth)
     sink++;
 }
 
+#ifndef ALL_IN_ONE
 static void *(*opened_call)(void *(*function)(void *), void *argument);
 
 OWN_FRAME static void *called_from_opened(void *depth)
@@ -193,6 +204,22 @@ OWN_FRAME static void opened(int depth)
     KEEP(opened_call(called_from_opened, (void *)(long)depth));
     sink++;
 }
+
+static void open_and_call(long count)
+{
+    void *library = dlopen("libopened.so", RTLD_NOW | RTLD_LOCAL);
+    MUST(library);
+    *(void **)&opened_call = dlsym(library, "silent_call");
+    for (long i = 0; i < count; i++)
+        opened((int)(i % 12));
+}
+#else
+static void open_and_call(long count)
+{
+    (void)count;
+    MUST(!"there is no library");
+}
+#endif
 
 /* What a signal interrupts: calls and returns, and nothing that allocates. */
 OWN_FRAME static int busy(int depth)
@@ -218,6 +245,83 @@ static void handle(int number, void (*handler)(int), int flags)
     MUST(sigaction(number, &action, NULL) == 0);
 }
 
+/* Two or three frames a way. */
+OWN_FRAME static void stacks_of_all_shapes(long count)
+{
+    for (int depth = 1; depth <= 112; depth++)
+        recurse(depth);
+    for (long i = 112; i < count; i++)
+        go(1 + (int)(stacks_random() % 30));
+    sink++;
+}
+
+OWN_FRAME static void *in_thread(void *count)
+{
+    stacks_of_all_shapes((long)count);
+    sink++;
+    return NULL;
+}
+
+#if defined(__x86_64__)
+static volatile int stepping;
+static long steps_in_plt, steps_in_vdso;
+
+/* After an instruction, while the trap flag is set: the kernel puts it back with the other registers. */
+static void on_trap(int number, siginfo_t *info, void *context_)
+{
+    enum { TRAP_FLAG = 0x100, VDSO_BYTES = 0x2000 };
+    greg_t *registers = ((ucontext_t *)context_)->uc_mcontext.gregs;
+    (void)number, (void)info;
+    if (!stepping) {
+        registers[REG_EFL] &= ~TRAP_FLAG;
+        return;
+    }
+    registers[REG_EFL] |= TRAP_FLAG;
+    const unsigned char *next = (const unsigned char *)registers[REG_RIP];
+    /* jmp *slot(%rip) */
+    steps_in_plt += (next[0] == 0xff && next[1] == 0x25) || (next[0] == 0xf2 && next[1] == 0xff && next[2] == 0x25);
+    steps_in_vdso += (unsigned long)next - getauxval(AT_SYSINFO_EHDR) < VDSO_BYTES;
+    take();
+}
+
+OWN_FRAME static void *nothing(void *argument)
+{
+    return argument;
+}
+
+OWN_FRAME static void stepped(int step)
+{
+    struct timespec now;
+    int numbers[] = {3, 1, 2};
+    stepping = step;
+    MUST(kill(getpid(), SIGTRAP) == 0);
+    sink += clock_gettime(CLOCK_MONOTONIC, &now);
+    KEEP(silent_call(nothing, &now));
+    qsort(numbers, 3, sizeof *numbers, compare);
+    stepping = 0;
+    sink += numbers[0];
+}
+
+static void steps(long count)
+{
+    struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
+    MUST(sigaction(SIGTRAP, &action, NULL) == 0);
+    /* Functions are looked up when they are called first, by code that keeps its stack in another register. */
+    stepped(0);
+    for (unsigned long before = stacks_taken; stacks_taken - before < (unsigned long)count;)
+        stepped(1);
+#ifndef ALL_IN_ONE
+    MUST(steps_in_plt > 0 && steps_in_vdso > 0);
+#endif
+}
+#else
+static void steps(long count)
+{
+    (void)count;
+    MUST(!"there is no trap flag");
+}
+#endif
+
 int main(void)
 {
     static char elsewhere[1 << 16];
@@ -235,17 +339,15 @@ int main(void)
         stacks_open(path + 1);
         unsigned long before = stacks_taken;
         if (victim_is("stacks")) {
-            for (int depth = 1; depth <= 112; depth++)
-                recurse(depth);
-            /* Two or three frames a way. */
-            for (long i = 112; i < count; i++)
-                go(1 + (int)(stacks_random() % 30));
+            stacks_of_all_shapes(count);
+        } else if (victim_is("thread")) {
+            pthread_t thread;
+            MUST(pthread_create(&thread, NULL, in_thread, (void *)count) == 0);
+            MUST(pthread_join(thread, NULL) == 0);
         } else if (victim_is("opened")) {
-            void *library = dlopen("libopened.so", RTLD_NOW | RTLD_LOCAL);
-            MUST(library);
-            *(void **)&opened_call = dlsym(library, "silent_call");
-            for (long i = 0; i < count; i++)
-                opened((int)(i % 12));
+            open_and_call(count);
+        } else if (victim_is("steps")) {
+            steps(count);
         } else {
             MUST(victim_is("signals"));
             struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};

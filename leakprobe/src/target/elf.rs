@@ -12,7 +12,8 @@ use object::{
     elf::{
         DT_GNU_HASH, DT_HASH, DT_STRSZ, DT_STRTAB, DT_SYMTAB, Dyn64, ELFCLASS32, ELFCLASS64, ELFDATA2LSB,
         ELFMAG, EM_386, EM_AARCH64, EM_ARM, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, PF_X, PT_DYNAMIC,
-        PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64, SHT_PROGBITS, SHT_SYMTAB, SectionHeader64, Sym64,
+        PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64, SHT_PROGBITS, SHT_SYMTAB, SHT_X86_64_UNWIND,
+        SectionHeader64, Sym64,
     },
     pod::{Pod, bytes_of_mut, bytes_of_slice_mut, from_bytes},
 };
@@ -141,6 +142,17 @@ pub fn machine_name(machine: u16) -> String {
         EM_AARCH64 => "aarch64".into(),
         other => format!("machine {other}"),
     }
+}
+
+/// Where a section is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Address in the object.
+    pub address: u64,
+    /// Offset in the file, bytes.
+    pub offset: u64,
+    /// Length in the file, bytes.
+    pub len: u64,
 }
 
 /// A segment that is mapped as code.
@@ -318,20 +330,28 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
     ///
     /// # Errors
     /// When the section headers are damaged.
-    pub fn section(&self, name: &str) -> Result<Option<(u64, u64)>, ObjectError> {
+    pub fn section(&self, name: &str) -> Result<Option<Section>, ObjectError> {
         const SHF_COMPRESSED: u64 = 0x800;
         let sections = self.sections()?;
         let Some(names) = sections.get(usize::from(self.header.e_shstrndx.get(LE))) else { return Ok(None) };
         let mut wanted = name.as_bytes().to_vec();
         wanted.push(0);
         for section in &sections {
-            if section.sh_type.get(LE) != SHT_PROGBITS || section.sh_flags.get(LE) & SHF_COMPRESSED != 0 {
+            // Some linkers say of what kind `.eh_frame` is.
+            let kind = section.sh_type.get(LE);
+            if ![SHT_PROGBITS, SHT_X86_64_UNWIND].contains(&kind)
+                || section.sh_flags.get(LE) & SHF_COMPRESSED != 0
+            {
                 continue;
             }
             let at = names.sh_offset.get(LE).saturating_add(section.sh_name.get(LE).into());
             let mut found = vec![0; wanted.len()];
             if self.file.read_at(&mut found, at)? == found.len() && found == wanted {
-                return Ok(Some((section.sh_offset.get(LE), section.sh_size.get(LE))));
+                return Ok(Some(Section {
+                    address: section.sh_addr.get(LE),
+                    offset: section.sh_offset.get(LE),
+                    len: section.sh_size.get(LE),
+                }));
             }
         }
         Ok(None)

@@ -6,7 +6,7 @@ use leakprobe_common::{MAX_RULES, Rule, cfa, saved};
 
 use super::{
     cfi::{
-        self, Limits, TooMuch,
+        self, Functions, Limits, TooMuch,
         entries::{self, Form, Section},
     },
     table::{Table, Unfit},
@@ -54,10 +54,17 @@ pub struct Source {
     arch: Arch,
     segments: Vec<CodeSegment>,
     entry: u64,
+    /// What is in the first one goes before what is in the next.
+    sections: Vec<Frames>,
+    known: Option<Known>,
+}
+
+/// A section of call frame information.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Frames {
     bytes: Vec<u8>,
     address: u64,
     form: Form,
-    known: Option<Known>,
 }
 
 impl Source {
@@ -67,12 +74,22 @@ impl Source {
     /// Why it has none.
     pub fn read<R: ReadAt + ?Sized>(file: &R) -> Result<Self, NoTable> {
         let elf = Elf::parse(file)?;
-        let (bytes, address, form) = match eh_frame(&elf)? {
-            Some((address, bytes)) => (bytes, address, Form::EhFrame),
-            None => (debug_frame(&elf)?.ok_or(NoTable::Missing)?, 0, Form::DebugFrame),
-        };
+        let mut sections = Vec::new();
+        if let Some((address, bytes)) = eh_frame(&elf)? {
+            sections.push(Frames { bytes, address, form: Form::EhFrame });
+        }
+        // Where functions come without the former, that may still describe startup files and linkage tables.
+        let left = MAX_BYTES - sections.first().map_or(0, |section| section.bytes.len() as u64);
+        match debug_frame(&elf, left) {
+            Ok(Some(bytes)) => sections.push(Frames { bytes, address: 0, form: Form::DebugFrame }),
+            Err(error) if sections.is_empty() => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+        if sections.is_empty() {
+            return Err(NoTable::Missing);
+        }
         let (arch, segments, entry) = (elf.arch, elf.code_segments(), elf.entry());
-        Ok(Self { arch, segments, entry, bytes, address, form, known: None })
+        Ok(Self { arch, segments, entry, sections, known: None })
     }
 
     /// As [`Source::read`], of the vDSO. On aarch64 its signal trampoline has none since Linux 5.8.
@@ -86,7 +103,7 @@ impl Source {
             Err(NoTable::Missing) if known.is_some() => {
                 let elf = Elf::parse(bytes)?;
                 let (arch, segments, entry) = (elf.arch, elf.code_segments(), 0);
-                Ok(Self { arch, segments, entry, bytes: Vec::new(), address: 0, form: Form::EhFrame, known })
+                Ok(Self { arch, segments, entry, sections: Vec::new(), known })
             }
             source => Ok(Self { known, ..source? }),
         }
@@ -98,8 +115,12 @@ impl Source {
     /// Why it cannot be used.
     pub fn compile(&self) -> Result<Compiled, NoTable> {
         let code = span(&self.segments).ok_or(NoTable::Missing)?;
-        let section = Section { bytes: &self.bytes, address: self.address, form: self.form };
-        let mut functions = cfi::functions(section, self.arch, LIMITS)?;
+        let mut functions = Functions::default();
+        for Frames { bytes, address, form } in &self.sections {
+            let section = Section { bytes, address: *address, form: *form };
+            let more = cfi::functions(section, self.arch, LIMITS)?;
+            functions.merge(more, LIMITS)?;
+        }
         if let Some((code, rule)) = self.known.clone() {
             functions.add(code, rule);
         }
@@ -156,11 +177,20 @@ fn span(segments: &[CodeSegment]) -> Option<Range<u64>> {
 }
 
 /// The section that the program header's index points to, with its address: by names it would be lost when section
-/// headers are stripped. Its length is not said; its end is marked, and nothing behind it is read.
+/// headers are stripped. Its length is not said; its end is marked, and nothing behind it is read. Static programs have no
+/// such index, and register the section when they start: there it is found by its name.
 fn eh_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<(u64, Vec<u8>)>, NoTable> {
     const VERSION: u8 = 1;
     const PCREL_SDATA4: u8 = 0x1b;
-    let Some((index_address, index_offset)) = elf.frame_index() else { return Ok(None) };
+    let Some((index_address, index_offset)) = elf.frame_index() else {
+        let Some(section) = elf.section(".eh_frame")?.filter(|section| section.len > 0) else {
+            return Ok(None);
+        };
+        if section.len > MAX_BYTES {
+            return Err(NoTable::TooLarge);
+        }
+        return Ok(Some((section.address, read(elf.file, section.offset, section.len)?)));
+    };
     let mut head = [0; 8];
     if elf.file.read_at(&mut head, index_offset).map_err(ObjectError::from)? < head.len() {
         return Err(ObjectError::Damaged("an index of call frame information beyond the file's end").into());
@@ -185,13 +215,13 @@ fn eh_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<(u64, Vec<u8>
     Ok(Some((address, bytes)))
 }
 
-/// The section that debuggers read, where it is plain.
-fn debug_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<Vec<u8>>, NoTable> {
-    let Some((offset, len)) = elf.section(".debug_frame")? else { return Ok(None) };
-    if len > MAX_BYTES {
+/// The section that debuggers read, where it is plain and no longer than `most` bytes.
+fn debug_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>, most: u64) -> Result<Option<Vec<u8>>, NoTable> {
+    let Some(section) = elf.section(".debug_frame")? else { return Ok(None) };
+    if section.len > most {
         return Err(NoTable::TooLarge);
     }
-    Ok(Some(read(elf.file, offset, len)?))
+    Ok(Some(read(elf.file, section.offset, section.len)?))
 }
 
 fn read<R: ReadAt + ?Sized>(file: &R, offset: u64, len: u64) -> Result<Vec<u8>, NoTable> {

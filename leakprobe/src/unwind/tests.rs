@@ -134,34 +134,65 @@ const ALONE: &str = "__attribute__((noinline)) int other(volatile int *);\n\
     int walk(int n) { volatile int a[n + 1]; a[n] = n; return n > 9 ? other(a) : walk(n + 1) + a[n]; }\n\
     int other(volatile int *p) { return *p; }\n";
 
+/// The rules of each byte of its function `walk`.
+fn rules_of_walk(bytes: &[u8]) -> Vec<Option<Rule>> {
+    let file = object::File::parse(bytes).expect("an ELF file");
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok("walk")).expect("the function");
+    let table = compile(bytes).expect("its tables").table;
+    let code = symbol.address()..symbol.address() + symbol.size();
+    code.map(|address| table.find(address).copied()).collect()
+}
+
 #[test]
-fn debug_frames_say_the_same_where_they_are_all_there_is() {
+fn every_place_of_call_frame_information_says_the_same() {
     let folder = Folder::new();
-    let build = |name: &str, more: &str| {
-        let arguments = ["-O2", "-g", "-fPIC", "-shared", "-nostdlib", "-fvisibility=hidden", more];
+    let build = |name: &str, more: &[&str]| {
+        let arguments =
+            [&["-O2", "-g", "-fPIC", "-shared", "-nostdlib", "-fvisibility=hidden"], more].concat();
         fs::read(folder.compile(name, ALONE, &arguments)).expect("what was built")
     };
-    let mapped = build("mapped.so", "-fasynchronous-unwind-tables");
-    let debug = build("debug.so", "-fno-asynchronous-unwind-tables");
+    let mapped = build("mapped.so", &["-fasynchronous-unwind-tables"]);
+    let debug = build("debug.so", &["-fno-asynchronous-unwind-tables"]);
+    // Linked with code that comes with the other one.
+    let code = "int more(int n) { return n + 1; }\n";
+    let more = folder.compile("more.o", code, &["-O2", "-c", "-fPIC", "-fasynchronous-unwind-tables"]);
+    let both = build("both.so", &["-fno-asynchronous-unwind-tables", &more.to_string_lossy()]);
+    // As a static program's: nothing but a section's name says where it is.
+    let by_name = build("by-name.so", &["-fasynchronous-unwind-tables", "-Wl,--no-eh-frame-hdr"]);
     let section = |bytes: &[u8], name: &str| {
         object::File::parse(bytes)
             .expect("an ELF file")
             .section_by_name(name)
             .map_or(0, |section| section.size())
     };
-    assert!(section(&debug, ".debug_frame") > 0 && section(&debug, ".eh_frame") == 0, "cc made others too");
-    let [mapped, debug] = [mapped, debug].map(|bytes| {
-        let file = object::File::parse(&bytes[..]).expect("an ELF file");
-        let symbol = file.symbols().find(|symbol| symbol.name() == Ok("walk")).expect("the function");
-        let table = compile(&bytes[..]).expect("its tables").table;
-        let code = symbol.address()..symbol.address() + symbol.size();
-        code.map(|address| table.find(address).copied()).collect::<Vec<_>>()
-    });
-    assert!(
-        mapped.iter().all(Option::is_some) && mapped.iter().collect::<HashSet<_>>().len() > 2,
-        "{mapped:?}"
-    );
-    assert_eq!(mapped, debug);
+    let sections =
+        |bytes: &[u8]| [".eh_frame", ".debug_frame", ".eh_frame_hdr"].map(|name| section(bytes, name) > 0);
+    assert_eq!(sections(&mapped), [true, false, true]);
+    assert_eq!(sections(&debug), [false, true, false]);
+    assert_eq!(sections(&both), [true, true, true]);
+    assert_eq!(sections(&by_name), [true, false, false]);
+    let truth = rules_of_walk(&mapped);
+    assert!(truth.iter().all(Option::is_some) && truth.iter().collect::<HashSet<_>>().len() > 2, "{truth:?}");
+    for other in [debug, both, by_name] {
+        assert_eq!(rules_of_walk(&other), truth);
+    }
+}
+
+#[test]
+fn nothing_behind_the_end_of_a_section_is_read() {
+    let folder = Folder::new();
+    let arguments = ["-O2", "-fPIC", "-shared", "-nostdlib", "-fasynchronous-unwind-tables"];
+    let mut bytes = fs::read(folder.compile("end.so", ALONE, &arguments)).expect("what was built");
+    let before = compile(&bytes[..]).expect("its tables").table;
+    let file = object::File::parse(&bytes[..]).expect("an ELF file");
+    let range =
+        file.section_by_name(".eh_frame").and_then(|section| section.file_range()).expect("its place");
+    let end = (range.0 + range.1) as usize;
+    // A loaded segment goes on to its end: what is there would be taken for a function of this very code.
+    let first = bytes[range.0 as usize..end].to_vec();
+    bytes.splice(end.., first);
+    bytes.resize(bytes.len().max(1 << 16), 0xff);
+    assert_eq!(compile(&bytes[..]).map(|compiled| compiled.table).ok(), Some(before));
 }
 
 /// What must hold of every table, whatever it was made of.

@@ -1,5 +1,8 @@
 //! Stacks of programs without frame pointers, held against what the program's own unwinder saw at each allocation.
 
+use std::fs;
+use std::path::PathBuf;
+
 use leakprobe_tests::compile;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::stacks::{TruthFile, agreeing, differences, reported};
@@ -10,56 +13,182 @@ use crate::last;
 /// Every site, and room for all of their stacks.
 const ALL: [&str; 4] = ["--top", "100000", "--max-stacks", "65536"];
 
-/// Lets a victim take `count` blocks, and holds each stack against its own unwinder's.
-fn check_exact(name: &str, phase: &str, count: u64, taker: &str) {
-    let truth = TruthFile::new(&format!("{name}-{phase}"));
-    let mut victim = Victim::start(name, &[]);
-    let probe = Probe::attach(victim.pid(), &ALL);
-    victim.run(&format!("{phase} {count} {}", truth.path().display()));
-    let reports = probe.finish();
-    let report = last(&reports);
-    let (truth, seen) = (truth.read(), reported(report, taker));
-    let (same, all) = agreeing(&truth, &seen);
-    let deepest = truth.keys().map(Vec::len).max().unwrap_or(0);
-    println!(
-        "{name} {phase}: {same} of {all} blocks with the very stack of the victim's own unwinder, {} stacks, the deepest of \
-         {deepest} frames",
-        truth.len()
-    );
-    assert!(all >= count, "{all} blocks");
-    assert_eq!(same, all, "\n{}", differences(&truth, &seen));
-    for remark in ["stack_guessed", "stack_lost"] {
-        assert_eq!(report.ledger.count(remark), 0, "{remark}{}", report.digest());
+/// A victim that takes blocks, each of another size.
+struct Case<'a> {
+    name: &'a str,
+    phase: &'a str,
+    count: u64,
+    /// The function that takes them; `None` where no name of the program's is known.
+    taker: Option<&'a str>,
+    options: &'a [&'a str],
+}
+
+impl Case<'_> {
+    /// Lets it take `count` blocks, and holds each stack against its own unwinder's.
+    fn check(&self) {
+        self.check_of(Victim::start(self.name, &[]));
     }
-    for site in report.sites.iter().filter(|site| site.stack.has(&[taker])) {
-        assert_eq!(site.stack.quality, "whole", "{:?}", site.stack);
+
+    fn check_of(&self, mut victim: Victim) {
+        let Self { name, phase, count, taker, options } = self;
+        let truth = TruthFile::new(&format!("{name}-{phase}"));
+        let probe = Probe::attach(victim.pid(), &[&ALL, *options].concat());
+        victim.run(&format!("{phase} {count} {}", truth.path().display()));
+        let reports = probe.finish();
+        let report = last(&reports);
+        let (truth, seen) = (truth.read(), reported(report, *taker));
+        let (same, all) = agreeing(&truth, &seen);
+        let deepest = truth.keys().map(Vec::len).max().unwrap_or(0);
+        println!(
+            "{name} {phase}: {same} of {all} blocks with the very stack of the victim's own unwinder, {} stacks, the deepest \
+             of {deepest} frames",
+            truth.len()
+        );
+        assert!(all >= *count, "{all} blocks");
+        assert_eq!(same, all, "\n{}", differences(&truth, &seen));
+        for remark in ["stack_guessed", "stack_lost"] {
+            assert_eq!(report.ledger.count(remark), 0, "{remark}{}", report.digest());
+        }
+        for site in &report.sites {
+            assert_eq!(site.stack.quality, "whole", "{:?}", site.stack);
+        }
+        victim.quit();
     }
-    victim.quit();
+}
+
+/// What the victim in C does in a phase.
+fn of_c(phase: &str, count: u64) -> Case<'_> {
+    Case { name: "unwind", phase, count, taker: Some("take"), options: &[] }
+}
+
+/// A folder with a copy of the victim in C and of its library, removed when it goes out of scope.
+struct Copied(PathBuf);
+
+impl Copied {
+    fn new() -> Self {
+        let folder = compile::scratch().join(format!("copied-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("failed to make a folder");
+        for name in ["unwind", "libsilent.so"] {
+            fs::copy(compile::victim(name), folder.join(name)).expect("failed to copy a victim");
+        }
+        Self(folder)
+    }
+
+    /// Starts it.
+    fn start(&self) -> Victim {
+        Victim::start_at(&self.0.join("unwind"), &[])
+    }
+
+    /// Deletes both files.
+    fn delete(&self) {
+        for name in ["unwind", "libsilent.so"] {
+            fs::remove_file(self.0.join(name)).expect("failed to delete a victim");
+        }
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 #[test]
 fn c_without_frame_pointers_is_exact_frame_by_frame() {
-    check_exact("unwind", "stacks", 10_000, "take");
+    of_c("stacks", 10_000).check();
 }
 
 #[test]
 fn code_is_unwound_wherever_a_signal_strikes() {
-    check_exact("unwind", "signals", 2_000, "take");
+    of_c("signals", 2_000).check();
 }
 
 #[test]
 fn what_a_library_allocates_as_soon_as_it_is_opened_is_exact() {
     // Beside the victim, which opens it by its name.
     compile::victim("libopened.so");
-    check_exact("unwind", "opened", 1_000, "take");
+    of_c("opened", 1_000).check();
 }
 
 #[test]
 fn cpp_without_frame_pointers_is_exact_frame_by_frame() {
-    check_exact("unwind_cpp", "stacks", 10_000, "take()");
+    Case { name: "unwind_cpp", taker: Some("take()"), ..of_c("stacks", 10_000) }.check();
 }
 
 #[test]
 fn rust_without_frame_pointers_is_exact_frame_by_frame() {
-    check_exact("unwind_rust", "stacks", 10_000, "unwind::take");
+    Case { name: "unwind_rust", taker: Some("unwind::take"), ..of_c("stacks", 10_000) }.check();
+}
+
+#[test]
+fn stacks_of_a_thread_end_where_it_starts() {
+    of_c("thread", 2_000).check();
+}
+
+/// In procedure linkage tables, the vDSO, the C library and signal trampolines. Where a processor can be told to trap after
+/// each instruction by the program itself.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn each_instruction_is_unwound_in_linkage_tables_and_the_vdso() {
+    of_c("steps", 3_000).check();
+}
+
+#[test]
+fn a_static_program_is_unwound_from_its_main_to_its_start() {
+    Case { name: "unwind_static", ..of_c("stacks", 2_000) }.check();
+}
+
+#[test]
+fn a_stripped_program_is_unwound_as_well() {
+    Case { name: "unwind_stripped", taker: None, ..of_c("stacks", 2_000) }.check();
+}
+
+#[test]
+fn objects_that_were_deleted_are_unwound_by_what_is_mapped() {
+    let copied = Copied::new();
+    let victim = copied.start();
+    copied.delete();
+    of_c("stacks", 2_000).check_of(victim);
+}
+
+#[test]
+fn objects_that_were_replaced_are_unwound_by_what_is_mapped() {
+    let copied = Copied::new();
+    let victim = copied.start();
+    copied.delete();
+    // As an upgrade does: other objects under the same names.
+    fs::copy(compile::victim("leak"), copied.0.join("unwind")).expect("failed to replace a victim");
+    fs::copy(compile::victim("plugin.so"), copied.0.join("libsilent.so"))
+        .expect("failed to replace a library");
+    of_c("stacks", 2_000).check_of(victim);
+}
+
+#[test]
+fn call_frame_information_alone_is_enough() {
+    Case { options: &["--unwind", "dwarf"], ..of_c("stacks", 2_000) }.check();
+}
+
+#[test]
+fn frame_pointers_alone_lose_such_stacks_and_say_so() {
+    let truth = TruthFile::new("unwind-by-pointers");
+    let mut victim = Victim::start("unwind", &[]);
+    let probe = Probe::attach(victim.pid(), &[&ALL[..], &["--unwind", "fp"]].concat());
+    victim.run(&format!("stacks 2000 {}", truth.path().display()));
+    let reports = probe.finish();
+    let report = last(&reports);
+    let (truth, seen) = (truth.read(), reported(report, Some("take")));
+    let (same, all) = agreeing(&truth, &seen);
+    println!(
+        "unwind by frame pointers: {same} of {all} blocks with the very stack of the victim's own unwinder"
+    );
+    assert!(same * 2 < all, "it has frame pointers");
+    let of_take = || report.sites.iter().filter(|site| site.stack.has(&["take"]));
+    assert!(
+        of_take().count() > 0 && of_take().all(|site| site.stack.quality != "whole"),
+        "{}",
+        report.digest()
+    );
+    let marked = ["stack_guessed", "stack_lost", "stack_truncated"].map(|name| report.ledger.count(name));
+    assert!(marked.iter().sum::<u64>() >= all, "{marked:?}{}", report.digest());
+    victim.quit();
 }

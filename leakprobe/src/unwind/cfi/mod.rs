@@ -149,6 +149,45 @@ impl Numbers {
 }
 
 impl Functions {
+    /// Adds the functions of another section that are not here yet.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn merge(&mut self, more: Self, limits: Limits) -> Result<(), TooMuch> {
+        if self.stretches.is_empty() {
+            *self = Self { left_out: self.left_out + more.left_out, ..more };
+            return Ok(());
+        }
+        let known = self.stretches.clone();
+        let mut numbers: HashMap<Rule, u16> = self.rules.iter().copied().zip(0..).collect();
+        for stretch in more.stretches {
+            let next = known.partition_point(|known| known.end <= stretch.start);
+            if known.get(next).is_some_and(|known| known.start < stretch.end) {
+                continue;
+            }
+            let first = self.rows.len();
+            for &(address, rule) in &more.rows[stretch.rows.0..stretch.rows.1] {
+                let rule = more.rules[usize::from(rule)];
+                let next = self.rules.len();
+                let number = *numbers.entry(rule).or_insert(next as u16);
+                if usize::from(number) == next {
+                    self.rules.push(rule);
+                }
+                self.rows.push((address, number));
+            }
+            if self.rules.len() > limits.rules {
+                return Err(TooMuch::Rules(limits.rules));
+            }
+            if self.rows.len() > limits.rows {
+                return Err(TooMuch::Rows(limits.rows));
+            }
+            self.stretches.push(Stretch { rows: (first, self.rows.len()), ..stretch });
+        }
+        self.left_out += more.left_out;
+        self.sort();
+        Ok(())
+    }
+
     /// Adds a function of one rule.
     pub fn add(&mut self, code: Range<u64>, rule: Rule) {
         let number = self.rules.len() as u16;
