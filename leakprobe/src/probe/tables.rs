@@ -43,6 +43,15 @@ struct Described {
     second: bool,
 }
 
+/// An object's table in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadedTable {
+    /// Number of its first page.
+    pub first_page: u32,
+    /// Bytes that it takes, beside the rules.
+    pub bytes: u64,
+}
+
 /// Why an object's tables are not in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
@@ -103,13 +112,14 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Writes an object's table, and returns the number of its first page. `guess`: whether frame pointers are followed
+    /// Writes an object's table. `guess`: whether frame pointers are followed
     /// where the table says nothing of much code.
     ///
     /// # Errors
     /// [`NoRoom`], or what the kernel said.
-    pub fn load(&mut self, table: &Table, guess: bool) -> Result<u32> {
+    pub fn load(&mut self, table: &Table, guess: bool) -> Result<LoadedTable> {
         let first_page = self.used_pages;
+        let before = self.used_rows();
         let pages = u32::try_from(table.pages.len()).map_err(|_| NoRoom::Pages)?;
         if first_page + pages > MAX_PAGES {
             return Err(NoRoom::Pages.into());
@@ -139,7 +149,14 @@ impl Tables {
         }
         self.write_chunk()?;
         self.used_pages += pages;
-        Ok(first_page)
+        let rows = self.used_rows() - before;
+        let bytes = (rows * size_of::<u32>() + table.pages.len() * size_of::<CodePage>()) as u64;
+        Ok(LoadedTable { first_page, bytes })
+    }
+
+    /// Rows that are taken, those among them that a page did not fit in.
+    fn used_rows(&self) -> usize {
+        self.chunk_index as usize * CHUNK_ROWS + self.filled
     }
 
     /// Describes a target's code: `ranges` sorted by address. Nothing is written where they are what they were.

@@ -75,6 +75,8 @@ pub struct ObjectStacks {
     pub method: StackMethod,
     /// Rows of its tables.
     pub rows: usize,
+    /// Bytes that its tables take in the kernel, beside the rules, which objects share.
+    pub bytes: u64,
     /// Functions whose call frame information is damaged or of an unknown kind: stacks end in them.
     pub functions_left_out: usize,
     /// Why it has no tables.

@@ -66,6 +66,7 @@ struct Placed {
     first_page: u32,
     pages: u32,
     rows: usize,
+    bytes: u64,
     left_out: usize,
     segments: Vec<CodeSegment>,
 }
@@ -112,6 +113,7 @@ impl ObjectTables {
                     object: known.path.clone(),
                     method: StackMethod::Tables,
                     rows: placed.rows,
+                    bytes: placed.bytes,
                     functions_left_out: placed.left_out,
                     reason: None,
                 },
@@ -123,6 +125,7 @@ impl ObjectTables {
                         StackMethod::Ended
                     },
                     rows: 0,
+                    bytes: 0,
                     functions_left_out: 0,
                     reason: Some(reason.clone()),
                 },
@@ -259,9 +262,10 @@ impl ObjectTables {
     fn load(&mut self, compiled: Compiled) -> Result<Result<Placed, String>> {
         let Compiled { segments, table } = compiled;
         match self.tables.load(&table, self.how == Unwind::Auto) {
-            Ok(first_page) => Ok(Ok(Placed {
+            Ok(loaded) => Ok(Ok(Placed {
                 base: table.base,
-                first_page,
+                first_page: loaded.first_page,
+                bytes: loaded.bytes,
                 pages: table.pages.len() as u32,
                 rows: table.rows.len(),
                 left_out: table.left_out,

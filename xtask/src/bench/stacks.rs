@@ -69,6 +69,9 @@ const LIBRARY: &str = "/usr/lib/llvm-22/lib/libLLVM.so";
 /// Its tables may take so long until the probes are in place, s.
 const LOADED_WITHIN: f64 = 0.5;
 
+/// A row may take so many bytes of the kernel's memory.
+const BYTES_A_ROW: f64 = 8.0;
+
 /// How much later the probes are in place where a target has a large library mapped.
 fn load_a_library(victim: &mut Victim, rounds: usize, table: &mut Table) -> anyhow::Result<()> {
     let library = Path::new(LIBRARY);
@@ -77,22 +80,26 @@ fn load_a_library(victim: &mut Victim, rounds: usize, table: &mut Table) -> anyh
         table.not_applicable(what, "", format!("there is no {LIBRARY}"));
         return Ok(());
     }
-    let attach = |victim: &Victim| -> anyhow::Result<(f64, u64)> {
+    let attach = |victim: &Victim| -> anyhow::Result<(f64, u64, u64)> {
         let mut times = Samples::default();
-        let mut rows = 0;
+        let (mut rows, mut bytes) = (0, 0);
         for _ in 0..rounds {
             let profiler = Profiler::start(victim.pid(), &NO_INTERVAL)?;
             times.push(profiler.own_account.as_secs_f64());
             let report = profiler.stop()?.json;
             let objects = report["stacks"].as_array().context("failed to find the stacks in a report")?;
-            rows = objects.iter().filter_map(|object| object["rows"].as_u64()).sum();
+            let sum = |what: &str| objects.iter().filter_map(|object| object[what].as_u64()).sum();
+            (rows, bytes) = (sum("rows"), sum("bytes"));
         }
-        Ok((times.median(), rows))
+        Ok((times.median(), rows, bytes))
     };
-    let (without, few) = attach(victim)?;
+    let (without, few, few_bytes) = attach(victim)?;
     victim.load_library(library)?;
-    let (with, many) = attach(victim)?;
-    table.row("rows of libLLVM, of 4 bytes, and of what it needs", thousands((many - few) as f64));
+    let (with, many, many_bytes) = attach(victim)?;
+    let rows = (many - few) as f64;
+    table.row("rows of libLLVM, and of what it needs", thousands(rows));
+    let each = (many_bytes - few_bytes) as f64 / rows;
+    table.barred("bytes a row", ratio(each), each, Bar::AtMost(BYTES_A_ROW), ratio);
     let later = with - without;
     table.barred(what, seconds(later), later, Bar::AtMost(LOADED_WITHIN), seconds);
     Ok(())
