@@ -56,22 +56,22 @@ fn thread_exit(ctx: RawTracePointContext) -> i32 {
 
 #[tracepoint]
 fn mmap_enter(ctx: TracePointContext) -> u32 {
-    range::mmap_enter::<false>(&ctx)
+    range::mmap_enter(&ctx)
 }
 
 #[tracepoint]
 fn mmap_looped(ctx: TracePointContext) -> u32 {
-    range::mmap_enter::<true>(&ctx)
+    range::mmap_looped(&ctx)
 }
 
 #[tracepoint]
 fn mremap_enter(ctx: TracePointContext) -> u32 {
-    range::mremap_enter::<false>(&ctx)
+    range::mremap_enter(&ctx)
 }
 
 #[tracepoint]
 fn mremap_looped(ctx: TracePointContext) -> u32 {
-    range::mremap_enter::<true>(&ctx)
+    range::mremap_looped(&ctx)
 }
 
 #[tracepoint]
@@ -81,12 +81,12 @@ fn munmap_enter(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 fn brk_enter(ctx: TracePointContext) -> u32 {
-    range::brk_enter::<false>(&ctx)
+    range::brk_enter(&ctx)
 }
 
 #[tracepoint]
 fn brk_looped(ctx: TracePointContext) -> u32 {
-    range::brk_enter::<true>(&ctx)
+    range::brk_looped(&ctx)
 }
 
 #[tracepoint]

@@ -37,14 +37,36 @@ fn argument(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// `mmap(addr, length, ...)`
 #[inline(always)]
-pub fn mmap_enter<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
+pub fn mmap_enter(ctx: &TracePointContext) -> u32 {
+    map::<false>(ctx)
+}
+
+/// As [`mmap_enter`]; its stack is walked by tables, which needs what only kernels have that call each step.
+#[inline(always)]
+pub fn mmap_looped(ctx: &TracePointContext) -> u32 {
+    map::<true>(ctx)
+}
+
+#[inline(always)]
+fn map<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
     begin::<LOOPED>(ctx, MMAP, argument(ctx, 1));
     0
 }
 
 /// `mremap(old_address, old_size, new_size, flags, ...)`
 #[inline(always)]
-pub fn mremap_enter<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
+pub fn mremap_enter(ctx: &TracePointContext) -> u32 {
+    remap::<false>(ctx)
+}
+
+/// See [`mmap_looped`].
+#[inline(always)]
+pub fn mremap_looped(ctx: &TracePointContext) -> u32 {
+    remap::<true>(ctx)
+}
+
+#[inline(always)]
+fn remap<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
     let Some(thread) = begin::<LOOPED>(ctx, MREMAP, argument(ctx, 2)) else { return 0 };
     let (address, bytes, flags) = (argument(ctx, 0), argument(ctx, 1), argument(ctx, 3));
     remove(thread, address, bytes, bytes == 0 || flags & MREMAP_DONTUNMAP != 0);
@@ -62,8 +84,15 @@ pub fn munmap_enter(ctx: &TracePointContext) -> u32 {
 
 /// `brk(addr)`
 #[inline(always)]
-pub fn brk_enter<const LOOPED: bool>(ctx: &TracePointContext) -> u32 {
-    begin::<LOOPED>(ctx, BRK, 0);
+pub fn brk_enter(ctx: &TracePointContext) -> u32 {
+    begin::<false>(ctx, BRK, 0);
+    0
+}
+
+/// See [`mmap_looped`].
+#[inline(always)]
+pub fn brk_looped(ctx: &TracePointContext) -> u32 {
+    begin::<true>(ctx, BRK, 0);
     0
 }
 
@@ -106,8 +135,7 @@ pub fn exit(ctx: &TracePointContext) -> u32 {
     0
 }
 
-/// Remembers a call of a target; `None` when it is not to be followed. `LOOPED`: its stack is walked by tables, which needs
-/// what only kernels have that call each step.
+/// Remembers a call of a target; `None` when it is not to be followed. `LOOPED`: see [`mmap_looped`].
 #[inline(always)]
 fn begin<const LOOPED: bool>(ctx: &TracePointContext, kind: u64, bytes: u64) -> Option<&'static mut Thread> {
     if closing() {

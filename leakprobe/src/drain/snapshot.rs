@@ -60,8 +60,9 @@ impl Dropped {
     }
 }
 
-/// A block old enough to be shown.
+/// A block old enough to be shown. Packed, because there are millions: of 20 bytes, not 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(4))]
 pub struct Survivor {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub allocated_ns: u64,
