@@ -62,16 +62,18 @@ fn keep_undescribed(
     id: u64,
     sampled: bool,
 ) -> (u64, Option<*mut Site>) {
-    // A site is made after its stack was kept: only of a new one.
-    if sampled || SITES.get_ptr_mut(id).is_none() {
+    // A site is made after its stack was kept.
+    let is_new = SITES.get_ptr_mut(id).is_none();
+    let (kept, site) = keep(thread, id);
+    // One that there was no room for is not copied: it would be each time.
+    if sampled || (is_new && kept != NO_STACK) {
         send_copy(thread, caller, id, true, sampled);
     }
-    let (id, site) = keep(thread, id);
     if let Some(site) = site {
         // SAFETY: points into a live map value.
         unsafe { add(&raw mut (*site).undescribed_blocks, 1) };
     }
-    (id, site)
+    (kept, site)
 }
 
 /// Walks the stack of the system call that the thread is in, and keeps it; its ID. The kernel calls each step.
@@ -90,10 +92,12 @@ pub fn capture_system_call<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 
         return capture_by_kernel(ctx, thread);
     }
     let id = stack_id(hash);
-    if undescribed && STACKS.get_ptr(id).is_none() {
+    let is_new = STACKS.get_ptr(id).is_none();
+    let kept = intern(thread, id);
+    if undescribed && is_new && kept != NO_STACK {
         send_copy(thread, &caller, id, true, false);
     }
-    intern(thread, id)
+    kept
 }
 
 /// As [`capture_system_call`], by the kernel's own walk. Its first frame is the system call's wrapper, which has no frame
