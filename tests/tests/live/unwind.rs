@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use leakprobe_tests::compile;
+use leakprobe_tests::pace;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::stacks::{TruthFile, agreeing, differences, reported};
 use leakprobe_tests::victim::Victim;
@@ -122,7 +123,7 @@ fn rust_without_frame_pointers_is_exact_frame_by_frame() {
 
 #[test]
 fn stacks_of_a_thread_end_where_it_starts() {
-    of_c("thread", 2_000).check();
+    of_c("thread", pace::share(2_000)).check();
 }
 
 /// In procedure linkage tables, the vDSO, the C library and signal trampolines. Where a processor can be told to trap after
@@ -135,12 +136,12 @@ fn each_instruction_is_unwound_in_linkage_tables_and_the_vdso() {
 
 #[test]
 fn a_static_program_is_unwound_from_its_main_to_its_start() {
-    Case { name: "unwind_static", ..of_c("stacks", 2_000) }.check();
+    Case { name: "unwind_static", ..of_c("stacks", pace::share(2_000)) }.check();
 }
 
 #[test]
 fn a_stripped_program_is_unwound_as_well() {
-    Case { name: "unwind_stripped", taker: None, ..of_c("stacks", 2_000) }.check();
+    Case { name: "unwind_stripped", taker: None, ..of_c("stacks", pace::share(2_000)) }.check();
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn objects_that_were_deleted_are_unwound_by_what_is_mapped() {
     let copied = Copied::new();
     let victim = copied.start();
     copied.delete();
-    of_c("stacks", 2_000).check_of(victim);
+    of_c("stacks", pace::share(2_000)).check_of(victim);
 }
 
 #[test]
@@ -160,12 +161,12 @@ fn objects_that_were_replaced_are_unwound_by_what_is_mapped() {
     fs::copy(compile::victim("leak"), copied.0.join("unwind")).expect("failed to replace a victim");
     fs::copy(compile::victim("plugin.so"), copied.0.join("libsilent.so"))
         .expect("failed to replace a library");
-    of_c("stacks", 2_000).check_of(victim);
+    of_c("stacks", pace::share(2_000)).check_of(victim);
 }
 
 #[test]
 fn call_frame_information_alone_is_enough() {
-    Case { options: &["--unwind", "dwarf"], ..of_c("stacks", 2_000) }.check();
+    Case { options: &["--unwind", "dwarf"], ..of_c("stacks", pace::share(2_000)) }.check();
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn frame_pointers_alone_lose_such_stacks_and_say_so() {
     let truth = TruthFile::new("unwind-by-pointers");
     let mut victim = Victim::start("unwind", &[]);
     let probe = Probe::attach(victim.pid(), &[&ALL[..], &["--unwind", "fp"]].concat());
-    victim.run(&format!("stacks 2000 {}", truth.path().display()));
+    victim.run(&format!("stacks {} {}", pace::share(2_000), truth.path().display()));
     let reports = probe.finish();
     let report = last(&reports);
     let (truth, seen) = (truth.read(), reported(report, Some("take")));
