@@ -15,6 +15,9 @@ pub enum Call {
     AllocateOut = 3,
     /// `free` and its kin: gives a block back.
     Free = 4,
+    /// `xallocx`: changes a block's size where it is, and returns the size that it has then; less than was asked for says
+    /// that nothing has changed.
+    Resize = 5,
 }
 
 impl Call {
@@ -26,6 +29,7 @@ impl Call {
             2 => Some(Self::Reallocate),
             3 => Some(Self::AllocateOut),
             4 => Some(Self::Free),
+            5 => Some(Self::Resize),
             _ => None,
         }
     }

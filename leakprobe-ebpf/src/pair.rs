@@ -62,7 +62,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     };
     if cookie.pointer() != NO_REGISTER {
         thread.pointer = registers.get(cookie.pointer());
-        if matches!(cookie.call(), Some(Call::Reallocate)) && thread.pointer != 0 {
+        if matches!(cookie.call(), Some(Call::Reallocate | Call::Resize)) && thread.pointer != 0 {
             block::take(thread);
         }
     }
@@ -136,6 +136,14 @@ fn settle<const LOOPED: bool>(ctx: &RetProbeContext, thread: &mut Thread, regist
                 return count(Counter::ReallocFreed);
             }
             result
+        }
+        Some(Call::Resize) if result >= thread.size => {
+            block::settle_taken(thread);
+            thread.pointer
+        }
+        Some(Call::Resize) => {
+            block::put_back(thread);
+            0
         }
         _ => result,
     };

@@ -167,6 +167,8 @@ pub struct Options {
     pub verbose: bool,
     /// Whether the danger of return probes to a target with a seccomp filter is accepted.
     pub allow_return_probes_under_seccomp: bool,
+    /// Whether functions that may throw have their returns probed.
+    pub record_operator_new: bool,
     /// Where probes go.
     pub placement: Placement,
     /// How probes are attached.
@@ -271,6 +273,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         output: cli.output.output,
         verbose: cli.output.verbose,
         allow_return_probes_under_seccomp: cli.advanced.allow_return_probes_under_seccomp,
+        record_operator_new: cli.advanced.record_operator_new,
         placement: cli.advanced.placement,
         attach_with: cli.advanced.attach_with,
         stack_copies: cli.advanced.stack_copies,

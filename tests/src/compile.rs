@@ -22,6 +22,7 @@ const fn plain(name: &'static str, source: &'static str) -> Recipe {
 const RECIPES: &[Recipe] = &[
     plain("early", "early.c"),
     plain("semantics", "semantics.c"),
+    plain("names", "names.c"),
     plain("leak", "leak.c"),
     Recipe { flags: &[&["-static"]], ..plain("leak_static", "leak.c") },
     plain("threads", "threads.c"),
@@ -183,7 +184,7 @@ fn build(name: &str) -> PathBuf {
     let recipe = recipe(name);
     let library = recipe.library.map(build);
     let source = sources().join(recipe.source);
-    let headers = ["victim.h", "stacks.h", "silent.c"].map(|name| sources().join(name));
+    let headers = ["victim.h", "rows.h", "stacks.h", "silent.c"].map(|name| sources().join(name));
     let product = folder().join(name);
     // The test program carries the recipes: a newer one may have others.
     let this = env::current_exe().expect("failed to find this test program");

@@ -44,6 +44,21 @@ pub fn unless_installed(program: &str, package: &str) -> Option<PathBuf> {
     found
 }
 
+/// The path of a shared library that the calling test needs; `None` after a skip, for a guest doesn't have it.
+///
+/// # Panics
+///
+/// When the library is missing and this is no guest; with the Debian package that has it.
+pub fn unless_library(name: &str, package: &str) -> Option<PathBuf> {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"].map(PathBuf::from);
+    let found = find(name, folders.iter().cloned());
+    if found.is_none() {
+        assert!(file().is_some(), "failed to find {name}: install the package {package}");
+        because(&format!("there is no {name} in this guest"), format_args!("not in {folders:?}"));
+    }
+    found
+}
+
 fn find(program: &str, mut folders: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
     folders.find_map(|folder| Some(folder.join(program)).filter(|path| path.is_file()))
 }

@@ -44,6 +44,15 @@ impl Victim {
         Self::spawn(program, |command| command.args(arguments))
     }
 
+    /// As [`Victim::start`], with a library that is loaded before all others.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn start_preloaded(name: &str, arguments: &[&str], library: &Path) -> Victim {
+        Self::spawn(&compile::victim(name), |command| command.args(arguments).env("LD_PRELOAD", library))
+    }
+
     /// As [`Victim::start_at`], as another user, who must be allowed to run the program.
     ///
     /// # Panics

@@ -5,65 +5,10 @@
  */
 #define _GNU_SOURCE
 #include "victim.h"
-#include <errno.h>
+
+#include "rows.h"
+
 #include <malloc.h>
-#include <stdint.h>
-
-/* Refused by every allocator; volatile, or the compiler sees that and warns. */
-static volatile size_t huge = SIZE_MAX / 2 + 1;
-static volatile size_t half = SIZE_MAX / 2 + 1;
-
-/* Whether blocks lie where glibc puts them; an argument says that another allocator stands in for it. */
-static int placed = 1;
-
-#define SETUP(name, size)                                                        \
-    OWN_FRAME static void *setup_##name(void)                                    \
-    {                                                                            \
-        void *block = malloc(size);                                              \
-        MUST(block);                                                             \
-        book_gain("setup_" #name, block, size);                                  \
-        return block;                                                            \
-    }
-
-/* A call that takes no block and gives one of `size` bytes. */
-#define GIVES(name, size, call)                                                  \
-    OWN_FRAME static void row_##name(void)                                       \
-    {                                                                            \
-        void *block = call;                                                      \
-        MUST(block);                                                             \
-        book_gain("row_" #name, block, size);                                    \
-    }
-
-/* A call that must give nothing. */
-#define REFUSED(name, call)                                                      \
-    OWN_FRAME static void row_##name(void)                                       \
-    {                                                                            \
-        void *block = call;                                                      \
-        MUST(!block);                                                            \
-        book_site("row_" #name);                                                 \
-    }
-
-/* A reallocation of `old` that gives `size` bytes; `rule` says what must hold of `block` and `was`. */
-#define REALLOCATES(name, size, call, rule)                                      \
-    OWN_FRAME static void row_##name(void *old)                                  \
-    {                                                                            \
-        volatile uintptr_t was = (uintptr_t)old;                                 \
-        book_lose(old);                                                          \
-        void *block = call;                                                      \
-        MUST(block);                                                             \
-        MUST(!placed || (rule));                                                 \
-        (void)was;                                                               \
-        book_gain("row_" #name, block, size);                                    \
-    }
-
-/* A reallocation that fails: `old` stays where it was, and its site keeps it. */
-#define KEEPS(name, call)                                                        \
-    OWN_FRAME static void row_##name(void *old)                                  \
-    {                                                                            \
-        void *block = call;                                                      \
-        MUST(!block && errno == ENOMEM);                                         \
-        book_site("row_" #name);                                                 \
-    }
 
 GIVES(malloc, 100, malloc(100))
 GIVES(malloc_zero, 0, malloc(0))
@@ -102,8 +47,11 @@ OWN_FRAME static void row_realloc_zero(void *old)
 {
     book_lose(old);
     void *block = realloc(old, 0);
-    MUST(!block);
+    MUST(!block || !placed);
     book_site("row_realloc_zero");
+    /* Others than glibc hand out a smallest block. */
+    if (block)
+        book_gain("row_realloc_zero", block, 0);
 }
 
 SETUP(reallocarray, 60)
@@ -143,11 +91,13 @@ GIVES(aligned_alloc, 640, aligned_alloc(64, 640))
 REFUSED(aligned_alloc_fails, aligned_alloc(64, huge))
 GIVES(memalign, 130, memalign(128, 130))
 REFUSED(memalign_fails, memalign(128, huge))
+#ifdef __GLIBC__
 GIVES(valloc, 150, valloc(150))
 REFUSED(valloc_fails, valloc(huge))
 /* pvalloc rounds up to a page by itself; what was asked for is what counts. */
 GIVES(pvalloc, 160, pvalloc(160))
 REFUSED(pvalloc_fails, pvalloc(huge))
+#endif
 
 SETUP(free, 700)
 OWN_FRAME static void row_free(void *block)
@@ -216,6 +166,7 @@ OWN_FRAME static void rows(void)
     row_aligned_alloc_fails();
     row_memalign();
     row_memalign_fails();
+#ifdef __GLIBC__
     row_valloc();
     row_valloc_fails();
     /* valgrind ends programs that call pvalloc. */
@@ -223,6 +174,7 @@ OWN_FRAME static void rows(void)
         row_pvalloc();
         row_pvalloc_fails();
     }
+#endif
 
     row_free(setup_free());
     row_free_null();

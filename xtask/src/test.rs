@@ -44,6 +44,21 @@ pub const NEEDS: &[Need] = &[
         package: "libjemalloc2",
         purpose: "an allocator to probe",
     },
+    Need {
+        evidence: Evidence::Library("libtcmalloc_minimal.so.4"),
+        package: "libtcmalloc-minimal4",
+        purpose: "an allocator to probe",
+    },
+    Need {
+        evidence: Evidence::Library("libmimalloc.so.2.0"),
+        package: "libmimalloc2.0",
+        purpose: "an allocator to probe",
+    },
+    Need {
+        evidence: Evidence::Program("musl-gcc"),
+        package: "musl-tools",
+        purpose: "another C library, and its allocator",
+    },
 ];
 
 /// The package of live tests.

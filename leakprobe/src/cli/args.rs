@@ -253,6 +253,14 @@ pub(super) struct Advanced {
     #[arg(long, global = true, next_line_help = true)]
     pub allow_return_probes_under_seccomp: bool,
 
+    /// Record operator new where it is an allocator's own; accept that std::bad_alloc then ends the process
+    ///
+    /// A return probe replaces return addresses, and an exception finds no way past one. Where operator new ends in
+    /// malloc, as it does unless a program uses tcmalloc, jemalloc or mimalloc, its blocks are recorded without that danger
+    /// and without this option.
+    #[arg(long, global = true, next_line_help = true)]
+    pub record_operator_new: bool,
+
     /// Where in a function its probe goes
     #[arg(long, global = true, hide = true, value_name = "HOW", default_value = "auto")]
     pub placement: Placement,

@@ -20,9 +20,15 @@ pub enum Freedom {
     Symbol,
 }
 
-/// The probe of each function, and how it is reported.
-pub fn assign(pid: u32, found: &FoundObject, freedom: Freedom) -> Vec<(PlannedProbe, ProbeRow)> {
-    found.functions.iter().map(|function| one(pid, found, function, freedom)).collect()
+/// The probe of each function, and how it is reported. `throwing`: of those that may throw, too.
+pub fn assign(
+    pid: u32,
+    found: &FoundObject,
+    freedom: Freedom,
+    throwing: bool,
+) -> Vec<(PlannedProbe, ProbeRow)> {
+    let functions = found.functions.iter().filter(|function| throwing || !function.role.throws);
+    functions.map(|function| one(pid, found, function, freedom)).collect()
 }
 
 fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> (PlannedProbe, ProbeRow) {

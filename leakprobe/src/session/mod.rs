@@ -178,7 +178,7 @@ impl Session {
             self.notes.push(Warning { kind: "execute_only".into(), text: text.to_owned() });
         }
         self.maps.add_target(process.pid(), self.watched.len() as u32)?;
-        self.watched.push(Watched::new(process)?);
+        self.watched.push(Watched::new(process, self.options.record_operator_new)?);
         Ok(())
     }
 

@@ -54,6 +54,8 @@ pub struct Watched {
     trampoline: u64,
     cut: Option<String>,
     failures: Vec<String>,
+    /// Whether functions that may throw have their returns probed.
+    throwing: bool,
 }
 
 /// An object with the probes chosen for it.
@@ -68,7 +70,7 @@ pub struct PlannedObject {
 
 impl Watched {
     /// Reads what the process uses now, to compare with later.
-    pub fn new(process: Process) -> Result<Self> {
+    pub fn new(process: Process, throwing: bool) -> Result<Self> {
         let pid = process.pid();
         let vitals =
             process.vitals().with_context(|| format!("failed to read the state of process {pid}"))?;
@@ -91,6 +93,7 @@ impl Watched {
             trampoline: 0,
             cut: None,
             failures: Vec::new(),
+            throwing,
             process,
         })
     }
@@ -206,7 +209,8 @@ impl Watched {
     /// Chooses the probes of objects.
     pub fn plan(&self, found: &[FoundObject], freedom: Freedom) -> Vec<PlannedObject> {
         let plan = |found: &FoundObject| {
-            let (probes, rows) = assign::assign(self.pid(), found, freedom).into_iter().unzip();
+            let (probes, rows) =
+                assign::assign(self.pid(), found, freedom, self.throwing).into_iter().unzip();
             PlannedObject { id: found.object.id, object: Arc::clone(&found.object), probes, rows }
         };
         found.iter().map(plan).collect()
@@ -322,6 +326,16 @@ impl Watched {
                  says; distrust its numbers if they look odd"
             );
             warnings.push(warning("unknown_allocator", text));
+        }
+        let throws = |found: &&FoundObject| found.functions.iter().any(|function| function.role.throws);
+        for found in self.discovery.objects.iter().filter(|found| !self.throwing && throws(found)) {
+            let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
+            let text = format!(
+                "operator new of {object} is not recorded in process {}: if it threw std::bad_alloc past a return probe, the \
+                 process would be ended; --record-operator-new records it all the same",
+                self.pid()
+            );
+            warnings.push(warning("operator_new", text));
         }
         let slow: Vec<&ProbeRow> = self.probes.iter().filter(|probe| probe.single_stepped).collect();
         warnings.extend(slow_probes(&slow).map(|text| warning("slow_probe", text)));

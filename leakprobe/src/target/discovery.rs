@@ -15,14 +15,14 @@ use std::{
 use super::{
     family::Family,
     space::{AddressSpace, Backing, FileId, Object},
-    symbols::{Found, Function, find_functions},
+    symbols::{Allocator, Found, Function, find_functions},
     text::printable,
 };
 
 /// Objects that the message of a vain search names.
 const NAMED_OBJECTS: usize = 8;
 
-/// An object that holds an allocator.
+/// An allocator in an object, which may hold several.
 #[derive(Clone, Debug)]
 pub struct FoundObject {
     /// The object.
@@ -89,14 +89,19 @@ impl Discovery {
 
     fn look_at(&mut self, object: &Arc<Object>) {
         let (outcome, doubtful) = match object.file.as_ref().map(|file| find_functions(file, self.families)) {
-            Ok(Ok(Found::Allocator { family, functions })) => {
-                let outcome = format!("{}, {} functions", self.families[family].name, functions.len());
-                self.objects.push(FoundObject {
-                    object: Arc::clone(object),
-                    family: &self.families[family],
-                    family_index: u8::try_from(family).unwrap_or(u8::MAX),
-                    functions,
+            Ok(Ok(Found::Allocators(allocators))) => {
+                let outcomes = allocators.iter().map(|Allocator { family, functions }| {
+                    format!("{}, {} functions", self.families[*family].name, functions.len())
                 });
+                let outcome = outcomes.collect::<Vec<_>>().join("; ");
+                self.objects.extend(allocators.into_iter().map(|Allocator { family, functions }| {
+                    FoundObject {
+                        object: Arc::clone(object),
+                        family: &self.families[family],
+                        family_index: u8::try_from(family).unwrap_or(u8::MAX),
+                        functions,
+                    }
+                }));
                 (outcome, false)
             }
             Ok(Ok(Found::Nothing(why))) => (why.to_string(), why == super::symbols::Nothing::Stripped),

@@ -7,6 +7,7 @@
 pub mod discovery;
 pub mod elf;
 pub mod family;
+mod forward;
 pub mod kernel;
 pub mod maps;
 pub mod object;

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use leakprobe_common::Call;
 use object::{
     LittleEndian as LE,
     elf::{SHN_ABS, SHN_UNDEF, STB_LOCAL, STT_FUNC, Sym64},
@@ -16,6 +17,7 @@ use object::{
 use super::{
     elf::{CHUNK, Elf, MAX_STRINGS, MAX_SYMBOLS, ObjectError, ReadAt, Table, stream},
     family::{Family, NOT_ALLOCATORS, Role, wanted_names},
+    forward,
 };
 use crate::probe::plan::{Arch, Request};
 
@@ -59,17 +61,20 @@ impl Function {
     }
 }
 
+/// The allocator of one family in an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocator {
+    /// Index of the family in the table searched for.
+    pub family: usize,
+    /// At least one, in the order in which probes must be attached (frees first), then by offset.
+    pub functions: Vec<Function>,
+}
+
 /// What an object was found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// An allocator: its family's index in the table searched for, and its functions in the order in which
-    /// probes must be attached (frees first), then by offset.
-    Allocator {
-        /// Index of the family.
-        family: usize,
-        /// At least one.
-        functions: Vec<Function>,
-    },
+    /// One that holds allocators, at least one, in order of the families.
+    Allocators(Vec<Allocator>),
     /// No allocator, and why.
     Nothing(Nothing),
 }
@@ -110,8 +115,9 @@ struct Hit {
     local: bool,
 }
 
-/// Searches an object for the functions of one of `families`, first in its dynamic symbols, and, when they
-/// name no family, in its full symbol table (a static executable has nothing else).
+/// Searches an object for the functions of `families`, first in its dynamic symbols, and, when they name no family that
+/// is known, in its full symbol table (a static executable has nothing else; one that exports its `malloc` alone says only
+/// there whose it is).
 ///
 /// # Errors
 /// When it is no object for this machine, is damaged, exceeds the bounds in [`super::elf`], or can't be read.
@@ -120,20 +126,42 @@ pub fn find_functions<R: ReadAt + ?Sized>(file: &R, families: &[Family]) -> Resu
     let names = wanted_names(families);
     let dynamic = elf.dynamic_symbols()?;
     let mut searched = false;
+    let mut found = None;
     if let Some(table) = dynamic {
         searched |= table.count > 1;
-        if let Some(found) = search(&elf, table, &names, families)? {
-            return Ok(found);
+        found = search(&elf, table, &names, families)?;
+        if found.as_ref().is_some_and(|found| found.is_settled(families)) {
+            return Ok(found.unwrap_or(Found::Nothing(Nothing::NoAllocator)));
         }
     }
     // The program runs without this table: nobody has checked it yet.
-    if let Some(table) = elf.full_symbols()? {
-        searched |= table.count > 1;
-        if let Some(found) = search(&elf, table, &names, families)? {
-            return Ok(found);
+    let more = match elf.full_symbols() {
+        Ok(Some(table)) => {
+            searched |= table.count > 1;
+            search(&elf, table, &names, families)
+        }
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match (found, more) {
+        (Some(found), Ok(Some(more))) => Ok(if more.is_settled(families) { more } else { found }),
+        (Some(found), _) | (None, Ok(Some(found))) => Ok(found),
+        (None, Ok(None)) if searched => Ok(Found::Nothing(Nothing::NoAllocator)),
+        (None, Ok(None)) => Ok(Found::Nothing(Nothing::Stripped)),
+        (None, Err(error)) => Err(error),
+    }
+}
+
+impl Found {
+    /// Whether another table could not say better whose allocator it is.
+    fn is_settled(&self, families: &[Family]) -> bool {
+        match self {
+            Self::Allocators(allocators) => {
+                allocators.iter().all(|allocator| families[allocator.family].known)
+            }
+            Self::Nothing(_) => true,
         }
     }
-    Ok(Found::Nothing(if searched { Nothing::NoAllocator } else { Nothing::Stripped }))
 }
 
 fn search<R: ReadAt + ?Sized>(
@@ -151,14 +179,60 @@ fn search<R: ReadAt + ?Sized>(
     let positions = find_names(elf.file, table, names)?;
     let hits = find_hits(elf.file, table, &positions)?;
     let defines = |name: &str| hits.iter().any(|h| h.name == name && !h.local);
-    let Some(family) = families.iter().position(|f| f.recognised_by.iter().all(|name| defines(name))) else {
-        return Ok(None);
-    };
-    if let Some((_, why)) = NOT_ALLOCATORS.iter().find(|(mark, _)| defines(mark)) {
-        return Ok(Some(Found::Nothing(Nothing::NotOne(why))));
+    let mut allocators: Vec<Allocator> = Vec::new();
+    for (index, family) in families.iter().enumerate() {
+        let taken =
+            |address: u64| allocators.iter().any(|a| a.functions.iter().any(|f| f.address == address));
+        // A name that another family has taken is that one's.
+        let tells = |name: &str| {
+            let mut defined = hits.iter().filter(|h| h.name == name && !h.local);
+            defines(name) && !defined.any(|hit| hit.function && taken(hit.address))
+        };
+        if !family.recognised_by.iter().any(|names| names.iter().all(|name| tells(name))) {
+            continue;
+        }
+        if let Some((_, why)) = NOT_ALLOCATORS.iter().find(|(mark, _)| defines(mark)) {
+            return Ok(Some(Found::Nothing(Nothing::NotOne(why))));
+        }
+        let functions = functions(elf, table, &hits, family, taken)?;
+        if !functions.is_empty() {
+            allocators.push(Allocator { family: index, functions });
+        }
     }
-    let functions = functions(elf, table, &hits, &families[family])?;
-    Ok((!functions.is_empty()).then_some(Found::Allocator { family, functions }))
+    leave_to_others(elf, &mut allocators)?;
+    Ok((!allocators.is_empty()).then_some(Found::Allocators(allocators)))
+}
+
+/// Takes those frees out that are nothing but a jump to another one, where both would be hit: one free, seen twice. Where a
+/// jump goes by a linkage table, the other one is known by its name, as all of an allocator's are.
+fn leave_to_others<R: ReadAt + ?Sized>(
+    elf: &Elf<'_, R>,
+    allocators: &mut [Allocator],
+) -> Result<(), ObjectError> {
+    let all: Vec<u64> = allocators.iter().flat_map(|a| &a.functions).map(|f| f.address).collect();
+    for allocator in allocators {
+        let mut kept = Vec::with_capacity(allocator.functions.len());
+        for function in allocator.functions.drain(..) {
+            let target = (function.role.call == Call::Free)
+                .then(|| forward::target(function.arch, function.address, &function.code))
+                .flatten();
+            let is_left = match target {
+                Some(target) if all.contains(&target) => target != function.address,
+                Some(target) => {
+                    let mut code = [0; 16];
+                    let at = elf.code_offset(target);
+                    let n = at.map_or(Ok(0), |(offset, _)| elf.file.read_at(&mut code, offset))?;
+                    forward::is_linkage_table(function.arch, &code[..n])
+                }
+                None => false,
+            };
+            if !is_left {
+                kept.push(function);
+            }
+        }
+        allocator.functions = kept;
+    }
+    Ok(())
 }
 
 /// Positions of the wanted names in the table's strings, ascending.
@@ -256,12 +330,13 @@ fn functions<R: ReadAt + ?Sized>(
     table: Table,
     hits: &[Hit],
     family: &Family,
+    taken: impl Fn(u64) -> bool,
 ) -> Result<Vec<Function>, ObjectError> {
     let mut functions: Vec<Function> = Vec::new();
     let of = |name, local| hits.iter().filter(move |h| h.function && h.name == name && h.local == local);
     // In the family's order: where names share an address, the first one's role counts.
     for &(name, role) in family.functions {
-        for hit in of(name, false) {
+        for hit in of(name, false).filter(|hit| !taken(hit.address)) {
             let Some((file_offset, _)) = elf.code_offset(hit.address) else { continue };
             match functions.iter_mut().find(|f| f.file_offset == file_offset) {
                 Some(known) => {

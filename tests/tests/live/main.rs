@@ -3,6 +3,7 @@
 //! They need root and a built leakprobe: `sudo cargo xtask test`. They are made to run one at a time
 //! (`--test-threads=1`): some measure nothing else than that leakprobe keeps up with a busy target.
 
+mod allocators;
 mod attach;
 mod bad_input;
 mod calls;

@@ -57,7 +57,8 @@ fn what_is_mapped_later_is_found_and_what_cannot_be_opened_is_tried_again() {
     assert_eq!(discovery.searched[1].outcome, "no permission");
     space.mappings[1] = mapped(own.clone(), 2, File::open(&own).map_err(|e| e.to_string()));
     let new = discovery.search(&space);
-    assert_eq!((new.len(), new[0].family_index, &new[0].object.path), (1, 1, &own));
+    assert_eq!((new.len(), new[0].family.name, &new[0].object.path), (1, "unknown allocator", &own));
+    assert_eq!(FAMILIES[usize::from(new[0].family_index)].name, "unknown allocator");
     assert_eq!(discovery.searched.len(), 2);
     assert_eq!(discovery.searched[1].outcome, "unknown allocator, 3 functions");
     assert_eq!(discovery.search(&space).len(), 0);

@@ -16,9 +16,17 @@ fn find(path: &Path) -> Found {
     find_functions(&File::open(path).unwrap(), FAMILIES).unwrap()
 }
 
-fn functions(found: Found, expected_family: usize) -> Vec<Function> {
+/// Index of a family in the table.
+fn family(name: &str) -> usize {
+    FAMILIES.iter().position(|family| family.name == name).expect("a family of that name")
+}
+
+/// The functions of what must be the only allocator, of this family.
+fn functions(found: Found, name: &str) -> Vec<Function> {
     match found {
-        Found::Allocator { family, functions } if family == expected_family => functions,
+        Found::Allocators(mut all) if all.len() == 1 && all[0].family == family(name) => {
+            all.remove(0).functions
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -39,7 +47,7 @@ fn own_libc() -> (String, u64, u64) {
 #[test]
 fn libc_gives_the_functions_that_the_linker_gives() {
     let (path, start, offset) = own_libc();
-    let functions = functions(find(Path::new(&path)), 0);
+    let functions = functions(find(Path::new(&path)), "glibc");
     let linked = [
         ("malloc", libc::malloc as *const () as u64),
         ("calloc", libc::calloc as *const () as u64),
@@ -77,7 +85,7 @@ fn a_static_program_has_its_own_glibc_unless_stripped() {
     let source = "#include <stdlib.h>\nint main(int c, char **v) { free(realloc(malloc(c), c)); }\n";
     for (name, arguments) in [("fixed", &["-static"][..]), ("pie", &["-static-pie"])] {
         let program = folder.compile(name, source, arguments);
-        let functions = functions(find(&program), 0);
+        let functions = functions(find(&program), "glibc");
         // The same addresses as the linker's own table has them.
         let nm = Command::new("nm").arg(&program).output().unwrap();
         let table: BTreeMap<String, u64> = String::from_utf8(nm.stdout)
@@ -119,9 +127,9 @@ fn ordinary_objects_have_no_allocator() {
 fn an_allocator_that_nobody_knows_is_named_so() {
     let folder = Folder::new();
     let source = format!("{PLAIN}void *__libc_malloc(unsigned long n) {{ return (void *)n; }}");
-    let functions = functions(find(&folder.compile("own.so", &source, SHARED)), 1);
+    let functions = functions(find(&folder.compile("own.so", &source, SHARED)), "unknown allocator");
     assert_eq!(names(&functions), [["free"], ["malloc"]]);
-    assert!(!FAMILIES[1].known);
+    assert!(!FAMILIES[family("unknown allocator")].known);
 }
 
 #[test]
@@ -136,7 +144,7 @@ fn a_resolver_is_not_the_function() {
     let folder = Folder::new();
     let source = "void *real(unsigned long n) { return (void *)n; }\nstatic void *choose(void) { return real; }\n\
         void *malloc(unsigned long n) __attribute__((ifunc(\"choose\")));\nvoid free(void *p) { (void)p; }\n";
-    let functions = functions(find(&folder.compile("ifunc.so", source, SHARED)), 1);
+    let functions = functions(find(&folder.compile("ifunc.so", source, SHARED)), "unknown allocator");
     assert_eq!(names(&functions), [["free"]]);
 }
 
@@ -147,12 +155,16 @@ fn every_hash_table_and_none_of_the_section_headers_will_do() {
         let style_argument = format!("-Wl,--hash-style={style}");
         let arguments: Vec<&str> = SHARED.iter().copied().chain([style_argument.as_str()]).collect();
         let object = folder.compile(&format!("{style}.so"), PLAIN, &arguments);
-        let whole = functions(find(&object), 1);
+        let whole = functions(find(&object), "unknown allocator");
         assert_eq!(names(&whole), [["free"], ["malloc"]], "{style}");
         let mut bytes = fs::read(&object).unwrap();
         bytes[0x28..0x30].fill(0); // e_shoff
         bytes[0x3c..0x3e].fill(0); // e_shnum
-        assert_eq!(functions(find_functions(&bytes[..], FAMILIES).unwrap(), 1), whole, "{style}");
+        assert_eq!(
+            functions(find_functions(&bytes[..], FAMILIES).unwrap(), "unknown allocator"),
+            whole,
+            "{style}"
+        );
     }
 }
 
@@ -161,7 +173,7 @@ fn code_without_a_size_ends_at_the_next_symbol() {
     let folder = Folder::new();
     let source = "__asm__(\".globl malloc, free, after\\n.type malloc, @function\\n.type free, @function\\n\
         .type after, @function\\nmalloc: .byte 1, 2, 3\\nfree: .byte 4, 5, 6, 7\\nafter: .byte 8\\n\");\n";
-    let functions = functions(find(&folder.compile("asm.so", source, SHARED)), 1);
+    let functions = functions(find(&folder.compile("asm.so", source, SHARED)), "unknown allocator");
     let code: Vec<&[u8]> = functions.iter().map(|f| &f.code[..]).collect();
     assert_eq!(code, [&[4, 5, 6, 7][..], &[1, 2, 3]]);
     assert_eq!(functions[0].size, 0);
@@ -235,7 +247,7 @@ fn hostile_tables_end() {
     for fill in [0xfe, 0xff, 0] {
         assert!(!matches!(
             find_functions(&Endless { head: head.clone(), fill }, FAMILIES),
-            Ok(Found::Allocator { .. })
+            Ok(Found::Allocators(_))
         ));
     }
 }
@@ -271,7 +283,8 @@ fn damaged_files_never_panic() {
             bytes.truncate(random(bytes.len()));
         }
         match find_functions(&bytes[..], FAMILIES) {
-            Ok(Found::Allocator { functions, .. }) => {
+            Ok(Found::Allocators(allocators)) => {
+                let functions: Vec<_> = allocators.into_iter().flat_map(|found| found.functions).collect();
                 found += 1;
                 assert!(functions.iter().all(|f| !f.code.is_empty() && f.code.len() as u64 <= MAX_CODE));
             }

@@ -1,0 +1,180 @@
+//! Allocators other than glibc's: each function of theirs, to the byte.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::Report;
+use leakprobe_tests::victim::Victim;
+use leakprobe_tests::{compile, skip};
+
+use crate::last;
+
+/// An allocator that comes as a shared library.
+struct Allocator {
+    /// As reports name it.
+    name: &'static str,
+    library: &'static str,
+    package: &'static str,
+}
+
+const JEMALLOC: Allocator =
+    Allocator { name: "jemalloc", library: "libjemalloc.so.2", package: "libjemalloc2" };
+const TCMALLOC: Allocator =
+    Allocator { name: "tcmalloc", library: "libtcmalloc_minimal.so.4", package: "libtcmalloc-minimal4" };
+const MIMALLOC: Allocator =
+    Allocator { name: "mimalloc", library: "libmimalloc.so.2.0", package: "libmimalloc2.0" };
+
+/// Whose every block is.
+fn check_names(report: &Report, name: &str) {
+    assert!(!report.sites.is_empty(), "{}", report.digest());
+    for site in &report.sites {
+        assert_eq!(site.allocator, name, "{}", report.digest());
+    }
+    for lost in ["free_unknown", "missed_free", "abandoned"] {
+        assert_eq!(report.ledger.count(lost), 0, "{lost}{}", report.digest());
+    }
+    assert!(
+        !report.warnings.iter().any(|warning| warning.kind == "unknown_allocator"),
+        "{:?}",
+        report.warnings
+    );
+}
+
+/// Lets a victim with the allocator preloaded go through its phase and give all back, and compares each function's books.
+fn check(allocator: &Allocator, victim: &str, arguments: &[&str], phase: &str) {
+    let Some(library) = skip::unless_library(allocator.library, allocator.package) else { return };
+    let mut victim = Victim::start_preloaded(victim, arguments, &library);
+    let mut probe = Probe::attach(victim.pid(), &["--record-operator-new"]);
+    let truth = victim.run(phase);
+    let report = probe.next_report();
+    truth.check(&report);
+    check_names(&report, allocator.name);
+    let truth = truth.then(victim.run("release"));
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).totals.live_blocks, 0, "{}", last(&reports).digest());
+    victim.quit();
+}
+
+#[test]
+fn jemallocs_c_functions_are_exact() {
+    check(&JEMALLOC, "semantics", &["preloaded"], "rows");
+}
+
+#[test]
+fn tcmallocs_c_functions_are_exact() {
+    check(&TCMALLOC, "semantics", &["preloaded"], "rows");
+}
+
+#[test]
+fn mimallocs_c_functions_are_exact() {
+    check(&MIMALLOC, "semantics", &["preloaded"], "rows");
+}
+
+#[test]
+fn jemallocs_own_functions_are_exact() {
+    check(&JEMALLOC, "names", &[], "jemalloc");
+}
+
+#[test]
+fn tcmallocs_own_functions_are_exact() {
+    check(&TCMALLOC, "names", &[], "tcmalloc");
+}
+
+#[test]
+fn mimallocs_own_functions_are_exact() {
+    check(&MIMALLOC, "names", &[], "mimalloc");
+}
+
+/// C++'s operators, which never come to malloc there.
+fn check_operators(allocator: &Allocator) {
+    let Some(library) = skip::unless_library(allocator.library, allocator.package) else { return };
+    // An argument says that nothing is to be thrown by them.
+    let mut victim = Victim::start_preloaded("cpp", &["calm"], &library);
+    let probe = Probe::attach(victim.pid(), &["--record-operator-new"]);
+    let truth = victim.run("rows").then(victim.run("library"));
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    check_names(report, allocator.name);
+    victim.quit();
+}
+
+#[test]
+fn jemallocs_operators_are_exact() {
+    check_operators(&JEMALLOC);
+}
+
+#[test]
+fn tcmallocs_operators_are_exact() {
+    check_operators(&TCMALLOC);
+}
+
+#[test]
+fn mimallocs_operators_are_exact() {
+    check_operators(&MIMALLOC);
+}
+
+/// An exception finds no way past a return probe: without being asked, none is put where one may be thrown.
+#[test]
+fn an_operator_that_throws_does_so_unharmed() {
+    for allocator in [&JEMALLOC, &TCMALLOC] {
+        let Some(library) = skip::unless_library(allocator.library, allocator.package) else { return };
+        let mut victim = Victim::start_preloaded("cpp", &[], &library);
+        let probe = Probe::attach(victim.pid(), &[]);
+        victim.run("rows");
+        let reports = probe.finish();
+        let report = last(&reports);
+        let warnings: Vec<&str> = report.warnings.iter().map(|warning| warning.kind.as_str()).collect();
+        assert!(warnings.contains(&"operator_new"), "{:?}", report.warnings);
+        assert!(report.sites.iter().all(|site| site.allocator == allocator.name), "{}", report.digest());
+        victim.quit();
+    }
+}
+
+/// A victim compiled for musl.
+fn with_musl(name: &str, source: &str, options: &[&str]) -> Option<PathBuf> {
+    let compiler = skip::unless_installed("musl-gcc", "musl-tools")?;
+    let folder = compile::scratch();
+    let program = folder.join(format!("{name}-{}", std::process::id()));
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("victims").join(source);
+    let mut command = Command::new(compiler);
+    command.args([
+        "-O1",
+        "-g",
+        "-w",
+        "-fno-builtin",
+        "-fno-omit-frame-pointer",
+        "-fno-optimize-sibling-calls",
+    ]);
+    let status = command.args(options).arg("-o").arg(&program).arg(source).status();
+    assert!(status.expect("failed to run musl-gcc").success(), "failed to compile {name} for musl");
+    Some(program)
+}
+
+fn check_musl(name: &str, options: &[&str]) {
+    let Some(program) = with_musl(name, "semantics.c", options) else { return };
+    let mut victim = Victim::start_at(&program, &["other"]);
+    let mut probe = Probe::attach(victim.pid(), &[]);
+    let truth = victim.run("rows");
+    let report = probe.next_report();
+    truth.check(&report);
+    check_names(&report, "musl");
+    let truth = truth.then(victim.run("release"));
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    assert_eq!(last(&reports).totals.live_blocks, 0, "{}", last(&reports).digest());
+    victim.quit();
+    std::fs::remove_file(program).expect("failed to remove a victim");
+}
+
+#[test]
+fn musls_functions_are_exact() {
+    check_musl("musl", &[]);
+}
+
+#[test]
+fn musls_functions_are_exact_in_a_static_program() {
+    check_musl("musl_static", &["-static"]);
+}
