@@ -18,6 +18,8 @@ pub enum Call {
     /// `xallocx`: changes a block's size where it is, and returns the size that it has then; less than was asked for says
     /// that nothing has changed.
     Resize = 5,
+    /// `_dl_debug_state`: the dynamic linker has mapped objects, or is about to unmap some.
+    CodeChange = 6,
 }
 
 impl Call {
@@ -30,6 +32,7 @@ impl Call {
             3 => Some(Self::AllocateOut),
             4 => Some(Self::Free),
             5 => Some(Self::Resize),
+            6 => Some(Self::CodeChange),
             _ => None,
         }
     }
@@ -78,6 +81,17 @@ impl Cookie {
     pub const fn new(call: Call, size: u8, count: u8, pointer: u8, family: u8, zero_frees: bool) -> Self {
         let flags = if zero_frees { Self::ZERO_FREES } else { 0 };
         Self(u64::from_le_bytes([call as u8, size, count, pointer, family, flags, 0, 0]))
+    }
+
+    /// Of a probe in the dynamic linker: how far behind the probed instruction its state is, bytes.
+    pub const fn code_change(state: i32) -> Self {
+        Self(Call::CodeChange as u64 | (state as u32 as u64) << 8)
+    }
+
+    /// See [`Cookie::code_change`].
+    #[inline(always)]
+    pub const fn state(self) -> i32 {
+        (self.0 >> 8) as i32
     }
 
     /// The call, or `None` when this is no cookie of ours.

@@ -117,6 +117,8 @@ pub struct StackCopy {
     pub undescribed: u64,
     /// 1 when it is of the share of all stacks that are copied.
     pub sampled: u64,
+    /// Epoch of the process's code, see [`crate::next_epoch`].
+    pub epoch: u64,
     /// Valid pages of `memory`, the first of which is the one that `sp` points into.
     pub pages: u64,
     /// The thread's stack upward, from the start of that page on.
@@ -222,6 +224,8 @@ pub enum EventKind {
     Exec = 2,
     /// A [`RangeEvent`] follows the head.
     Range = 3,
+    /// The dynamic linker has mapped or unmapped objects; `a` is the epoch of the code.
+    CodeChange = 4,
 }
 
 /// A rare event for user space, at the head of every ring-buffer record.
@@ -290,7 +294,7 @@ const _: () = {
     assert!(size_of::<BlockKey>() == 16 && offset_of!(BlockKey, tgid) == 8);
     assert!(size_of::<Block>() == 40 && offset_of!(Block, tid) == 24 && offset_of!(Block, family) == 36);
     assert!(size_of::<Stack>() == 24 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 24);
-    assert!(size_of::<StackCopy>() == size_of::<Stack>() + 72 + COPY_PAGES * COPY_PAGE_BYTES);
+    assert!(size_of::<StackCopy>() == size_of::<Stack>() + 80 + COPY_PAGES * COPY_PAGE_BYTES);
     assert!(size_of::<Site>() == 56 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 56);
     assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
     assert!(size_of::<Thread>() == 240 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());

@@ -166,8 +166,8 @@ pub const CACHE_RULE_BITS: u32 = 16;
 pub struct Space {
     /// Program image of the process that it describes.
     pub generation: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// How often objects had been unmapped, as [`next_epoch`] counts.
+    pub epoch: u32,
     /// Sorted by address, and not overlapping; those that are not in use begin at [`UNUSED`].
     pub ranges: [CodeRange; MAX_RANGES],
     /// Rules of addresses that were looked up, by their hash. Written by the programs; one word each, so that none is
@@ -212,6 +212,25 @@ pub struct Walk {
     pub target: u32,
     /// Index of the [`Space`] that describes its code.
     pub space: u32,
+}
+
+/// States of `struct r_debug` (`r_state`, in the C library's link.h), and where that is in it, bytes.
+pub mod link_state {
+    /// Nothing is changed at the moment.
+    pub const CONSISTENT: u32 = 0;
+    /// Objects are about to be unmapped.
+    pub const DELETE: u32 = 2;
+    /// Of the state.
+    pub const OFFSET: u64 = 24;
+}
+
+/// The epoch of a process's code after the dynamic linker has told of a state: odd while objects are being unmapped, and
+/// even again when they are. What was described in another epoch says nothing any more.
+#[inline(always)]
+pub const fn next_epoch(epoch: u32, state: u32) -> u32 {
+    let begins = state == link_state::DELETE && epoch & 1 == 0;
+    let ends = state == link_state::CONSISTENT && epoch & 1 == 1;
+    epoch.wrapping_add((begins || ends) as u32)
 }
 
 /// Where an address's rule is remembered.

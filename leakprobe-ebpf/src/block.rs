@@ -11,6 +11,7 @@ use leakprobe_common::{Block, BlockKey, Call, Counter, Site, StackEnd, Thread, l
 use crate::{
     cookie,
     ledger::{add, count},
+    lifecycle,
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
     private_stack,
     registers::Registers,
@@ -31,9 +32,15 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     if closing() {
         return 0;
     }
-    count(Counter::FreesEntered);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let Some(cookie) = cookie::of(ctx) else {
+    let cookie = cookie::of(ctx);
+    if let Some(cookie) = cookie
+        && matches!(cookie.call(), Some(Call::CodeChange))
+    {
+        return lifecycle::code_change(ctx, tgid, cookie);
+    }
+    count(Counter::FreesEntered);
+    let Some(cookie) = cookie else {
         count(if thread::is_target(tgid) { Counter::FreeProbeUnknown } else { Counter::FreeUnknown });
         return 0;
     };

@@ -1,15 +1,16 @@
-//! Exec of a target, and the end of its threads.
+//! Exec of a target, the end of its threads, and changes of its code.
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    programs::RawTracePointContext,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user},
+    programs::{ProbeContext, RawTracePointContext},
 };
-use leakprobe_common::{Counter, Event, EventKind};
+use leakprobe_common::{Cookie, Counter, Event, EventKind, link_state, next_epoch};
 
 use crate::{
     ledger::count,
-    maps::{EVENTS, TARGETS, THREADS, closing},
+    maps::{EPOCHS, EVENTS, TARGETS, THREADS, closing},
+    registers::Registers,
     thread,
 };
 
@@ -31,20 +32,44 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
         (*target).trampoline = 0;
         (*target).generation
     };
+    tell(EventKind::Exec, tgid, generation as u64);
+    0
+}
+
+/// The dynamic linker tells debuggers of what it does; the probe's cookie says where its state is.
+#[inline(always)]
+pub fn code_change(ctx: &ProbeContext, tgid: u32, cookie: Cookie) -> u32 {
+    let place = Registers::new(ctx.regs).instruction_pointer().wrapping_add(cookie.state() as i64 as u64);
+    // SAFETY: the helper checks the address; a fault is an error, not a crash.
+    let Ok(state) = (unsafe { bpf_probe_read_user(place as *const u32) }) else { return 0 };
+    // SAFETY: entries are removed only when a target is dropped.
+    let Some(target) = (unsafe { TARGETS.get(tgid) }) else { return 0 };
+    let Some(epoch) = EPOCHS.get_ptr_mut(target.number) else { return 0 };
+    // The linker's lock is held: one thread at a time.
+    // SAFETY: an aligned word of a live element, read and written as a whole.
+    let next = unsafe {
+        let next = next_epoch(core::ptr::read_volatile(epoch), state);
+        core::ptr::write_volatile(epoch, next);
+        next
+    };
+    if state == link_state::CONSISTENT {
+        tell(EventKind::CodeChange, tgid, next as u64);
+    }
+    0
+}
+
+/// Tells user space.
+#[inline(always)]
+fn tell(kind: EventKind, tgid: u32, a: u64) {
     match EVENTS.reserve::<Event>(0) {
         Some(mut entry) => {
-            entry.write(Event {
-                kind: EventKind::Exec as u32,
-                tgid,
-                // SAFETY: the helper has no preconditions.
-                at_ns: unsafe { bpf_ktime_get_ns() },
-                a: generation as u64,
-            });
+            // SAFETY: the helper has no preconditions.
+            let at_ns = unsafe { bpf_ktime_get_ns() };
+            entry.write(Event { kind: kind as u32, tgid, at_ns, a });
             entry.submit(0);
         }
         None => count(Counter::EventLost),
     }
-    0
 }
 
 /// A thread ends: whatever it had pending will not return.

@@ -89,6 +89,10 @@ pub static SPACES: Array<Space> = Array::with_max_entries(1, 0);
 #[map]
 pub static SPACE_OF: Array<u32> = Array::with_max_entries(1, 0);
 
+/// By the target's number: the epoch of its code, which the programs raise.
+#[map]
+pub static EPOCHS: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Pages of the objects that have tables, each object's in a row.
 #[map]
 pub static PAGES: Array<CodePage> = Array::with_max_entries(1, 0);

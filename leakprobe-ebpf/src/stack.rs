@@ -136,6 +136,7 @@ fn send_copy(thread: &Thread, caller: &Caller, id: u64, undescribed: bool, sampl
         (*copy).mask = caller.mask;
         (*copy).undescribed = undescribed as u64;
         (*copy).sampled = sampled as u64;
+        (*copy).epoch = unwind::epoch(thread.walk.target) as u64;
         let mut pages = 0;
         for page in 0..COPY_PAGES {
             let from = (sp & !(COPY_PAGE_BYTES as u64 - 1)) + (page * COPY_PAGE_BYTES) as u64;

@@ -14,7 +14,7 @@ use leakprobe_common::{
 };
 
 use crate::{
-    maps::{PAGES, ROWS, RULES, SPACE_OF, SPACES, TARGETS, UNWINDING},
+    maps::{EPOCHS, PAGES, ROWS, RULES, SPACE_OF, SPACES, TARGETS, UNWINDING},
     registers::{Caller, Registers},
     stack::{self, WINDOW_BYTES},
 };
@@ -40,7 +40,8 @@ fn choose_space(thread: &mut Thread) -> Option<()> {
     thread.walk.target = target.number;
     let index = used(target.number);
     // SAFETY: a live element of an array.
-    let is_for_this = unsafe { (*SPACES.get_ptr(index)?).generation } == thread.generation;
+    let space = unsafe { &*SPACES.get_ptr(index)? };
+    let is_for_this = space.generation == thread.generation && space.epoch == epoch(target.number);
     thread.walk.space = if is_for_this { index } else { NO_SPACE };
     Some(())
 }
@@ -50,6 +51,13 @@ fn choose_space(thread: &mut Thread) -> Option<()> {
 fn used(target: u32) -> u32 {
     // SAFETY: an aligned word, which user space writes as a whole; volatile, because it is read twice.
     SPACE_OF.get_ptr(target).map_or(NO_SPACE, |index| unsafe { core::ptr::read_volatile(index) })
+}
+
+/// Epoch of a target's code.
+#[inline(always)]
+pub fn epoch(target: u32) -> u32 {
+    // SAFETY: an aligned word, which the programs write as a whole; volatile, because they do so meanwhile.
+    EPOCHS.get_ptr(target).map_or(0, |epoch| unsafe { core::ptr::read_volatile(epoch) })
 }
 
 /// Walks from the caller's registers into `thread.stack`; `None` for a process that is no target any more.
@@ -240,7 +248,13 @@ fn climb(thread: &mut Thread, rule: &Rule) -> u32 {
     let sp = get!(thread.frame);
     set!(thread.sp, sp);
     set!(thread.back, 1 - rule.is_signal as u64);
-    if ip == 0 { BASE } else { GO_ON }
+    if ip != 0 {
+        return GO_ON;
+    }
+    // The last frame of some stacks, or one that is no frame: only call frame information says for sure.
+    let guessed = get!(thread.guessed) | guess::FRAME_POINTER as u64;
+    set!(thread.guessed, guessed);
+    BASE
 }
 
 /// Where a register is saved; 0 when it is not.

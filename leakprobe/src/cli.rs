@@ -155,6 +155,10 @@ pub struct Options {
     pub unwind: Unwind,
     /// Rows of unwind tables that there is room for; at least 1.
     pub max_unwind_rows: u32,
+    /// Prefixes of the functions of allocators that are not known.
+    pub allocator_prefixes: Vec<String>,
+    /// Names or paths of the objects whose allocators are recorded; empty: all.
+    pub allocator_objects: Vec<PathBuf>,
     /// Whether ranges of the address space are profiled too.
     pub mmap: bool,
     /// Of meaning where the subject is [`Subject::Kernel`].
@@ -267,6 +271,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         max_stacks: cli.limits.max_stacks,
         unwind: cli.show.unwind,
         max_unwind_rows: cli.limits.max_unwind_rows,
+        allocator_prefixes: cli.advanced.allocator_prefix,
+        allocator_objects: cli.advanced.allocator_object,
         mmap: cli.what.mmap,
         kernel,
         format: cli.output.format,

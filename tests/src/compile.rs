@@ -41,6 +41,11 @@ const RECIPES: &[Recipe] = &[
         flags: &[NO_POINTERS, &["-shared", "-fPIC", "-s", "-Wl,-soname,libopened.so"]],
         ..plain("libopened.so", "silent.c")
     },
+    // Of the same size, with other frames.
+    Recipe {
+        flags: &[NO_POINTERS, &["-shared", "-fPIC", "-s", "-Wl,-soname,libanother.so", "-DROOM=100"]],
+        ..plain("libanother.so", "silent.c")
+    },
     Recipe {
         flags: &[NO_POINTERS, &["-Wl,-rpath,$ORIGIN"]],
         library: Some("libsilent.so"),

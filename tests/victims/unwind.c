@@ -1,7 +1,8 @@
 /* Stacks of every shape, without frame pointers: `stacks N FILE` takes N blocks, each on another way through functions
  * that keep their frames in different manners; `thread N FILE` does so in a thread; `signals N FILE` takes one wherever a
  * timer's signal strikes; `steps N FILE` takes one after each instruction of calls through the PLT, in the vDSO and in
- * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks. */
+ * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks; `reopened N FILE` through
+ * two that take each other's place in memory. */
 #define _GNU_SOURCE
 #include "victim.h"
 
@@ -213,11 +214,31 @@ static void open_and_call(long count)
     for (long i = 0; i < count; i++)
         opened((int)(i % 12));
 }
+
+/* Both are known, and gone, before a block is taken through the other one. */
+static void reopen_and_call(long count)
+{
+    void *places[2] = {NULL, NULL};
+    for (long i = 0; i < count; i++) {
+        void *library = dlopen(i % 2 ? "libanother.so" : "libopened.so", RTLD_NOW | RTLD_LOCAL);
+        MUST(library);
+        *(void **)&opened_call = places[i % 2] = dlsym(library, "silent_call");
+        opened(1);
+        usleep(50000);
+        opened(1);
+        MUST(dlclose(library) == 0);
+    }
+    MUST((((long)places[0] ^ (long)places[1]) & ~0xfffl) == 0);
+}
 #else
 static void open_and_call(long count)
 {
     (void)count;
     MUST(!"there is no library");
+}
+static void reopen_and_call(long count)
+{
+    open_and_call(count);
 }
 #endif
 
@@ -346,6 +367,8 @@ int main(void)
             MUST(pthread_join(thread, NULL) == 0);
         } else if (victim_is("opened")) {
             open_and_call(count);
+        } else if (victim_is("reopened")) {
+            reopen_and_call(count);
         } else if (victim_is("steps")) {
             steps(count);
         } else {

@@ -253,6 +253,18 @@ pub(super) struct Advanced {
     #[arg(long, global = true, next_line_help = true)]
     pub allow_return_probes_under_seccomp: bool,
 
+    /// Record an allocator whose functions have this prefix: pool_ for pool_malloc, pool_free, ...
+    ///
+    /// Several times, or with commas. The functions are taken to behave as those of C and of jemalloc without the prefix,
+    /// and to be the program's allocator: what they take from another one inside is not counted again. Those of the known
+    /// allocators (glibc, musl, jemalloc, tcmalloc, mimalloc) are found without it.
+    #[arg(long, global = true, next_line_help = true, value_name = "PREFIX", value_delimiter = ',', value_parser = prefix)]
+    pub allocator_prefix: Vec<String>,
+
+    /// Record only the allocators in objects of this file name or path (several times, or with commas)
+    #[arg(long, global = true, next_line_help = true, value_name = "FILE", value_delimiter = ',')]
+    pub allocator_object: Vec<PathBuf>,
+
     /// Record operator new where it is an allocator's own; accept that std::bad_alloc then ends the process
     ///
     /// A return probe replaces return addresses, and an exception finds no way past one. Where operator new ends in
@@ -298,6 +310,19 @@ fn pid(text: &str) -> Result<u32, &'static str> {
     match text.trim().parse() {
         Ok(pid @ 1..=MAX_PID) => Ok(pid),
         _ => Err("expected a process ID such as 1298 (pidof NAME tells it)"),
+    }
+}
+
+/// The longest prefix.
+const MAX_PREFIX: usize = 64;
+
+fn prefix(text: &str) -> Result<String, &'static str> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_$.".contains(&byte));
+    match text.len() {
+        1..=MAX_PREFIX if is_plain => Ok(text.to_owned()),
+        _ => Err(
+            "expected what the names of functions begin with, such as je_ (letters, digits and _, at most 64)",
+        ),
     }
 }
 

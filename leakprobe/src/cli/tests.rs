@@ -81,6 +81,8 @@ fn defaults() {
         max_stacks: 16_384,
         unwind: Unwind::Auto,
         max_unwind_rows: 4_194_304,
+        allocator_prefixes: Vec::new(),
+        allocator_objects: Vec::new(),
         mmap: false,
         kernel: WHOLE_KERNEL,
         format: Format::Text,
@@ -111,6 +113,8 @@ fn every_option() {
         max_stacks: 8,
         unwind: Unwind::Dwarf,
         max_unwind_rows: 9,
+        allocator_prefixes: Vec::new(),
+        allocator_objects: Vec::new(),
         mmap: true,
         kernel: WHOLE_KERNEL,
         format: Format::Json,
@@ -361,6 +365,15 @@ Output:
 Advanced:
       --allow-return-probes-under-seccomp
           Accept that this may kill a process that has a seccomp filter
+      --allocator-prefix <PREFIX>
+          Record an allocator whose functions have this prefix: pool_ for
+          pool_malloc, pool_free, ...
+      --allocator-object <FILE>
+          Record only the allocators in objects of this file name or path
+          (several times, or with commas)
+      --record-operator-new
+          Record operator new where it is an allocator's own; accept that
+          std::bad_alloc then ends the process
 
 Help:
   -h, --help     Print help: -h in short, --help in full, with examples
@@ -476,6 +489,21 @@ Advanced:
           Accept that this may kill a
           process that has a seccomp
           filter
+      --allocator-prefix <PREFIX>
+          Record an allocator whose
+          functions have this prefix:
+          pool_ for pool_malloc,
+          pool_free, ...
+      --allocator-object <FILE>
+          Record only the allocators in
+          objects of this file name or
+          path (several times, or with
+          commas)
+      --record-operator-new
+          Record operator new where it
+          is an allocator's own; accept
+          that std::bad_alloc then ends
+          the process
 
 Help:
   -h, --help
@@ -492,193 +520,216 @@ Durations: 30s, 500ms, 5m, 1h30m; sizes:
 #[test]
 fn long_help() {
     insta::assert_snapshot!(trimmed(80, true), @r"
-    Find the line of code that owns the memory a running process, or the kernel,
-    does not give back.
+Find the line of code that owns the memory a running process, or the kernel,
+does not give back.
 
-    Watches the allocator of a live process from outside, with eBPF, and reports the
-    blocks that are not given back by the stack that allocated them. The process is
-    neither stopped nor restarted. Or watches the kernel's own allocators. Needs
-    root.
+Watches the allocator of a live process from outside, with eBPF, and reports the
+blocks that are not given back by the stack that allocated them. The process is
+neither stopped nor restarted. Or watches the kernel's own allocators. Needs
+root.
 
-    Usage: leakprobe [OPTIONS] --pid PID...
-           leakprobe [OPTIONS] --kernel
-           leakprobe [OPTIONS] -- COMMAND...
-           leakprobe [OPTIONS] demo
-           leakprobe doctor
+Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --kernel
+       leakprobe [OPTIONS] -- COMMAND...
+       leakprobe [OPTIONS] demo
+       leakprobe doctor
 
-    Instead of --pid:
-      demo    Profile a small built-in program that leaks
-      doctor  Tell what this machine offers, and whether leakprobe works here
+Instead of --pid:
+  demo    Profile a small built-in program that leaks
+  doctor  Tell what this machine offers, and whether leakprobe works here
 
-    What to profile:
-      -p, --pid <PID>
-              ID of a process to profile; can be given several times
+What to profile:
+  -p, --pid <PID>
+          ID of a process to profile; can be given several times
 
-      -k, --kernel
-              Profile the kernel's own memory: slab caches and kmalloc
+  -k, --kernel
+          Profile the kernel's own memory: slab caches and kmalloc
 
-              Reports each cache, traced and by /proc/slabinfo, then the
-              longest-lived survivors with the kernel's stacks. It watches the whole
-              machine: on a busy one, --sample makes it cheaper.
+          Reports each cache, traced and by /proc/slabinfo, then the
+          longest-lived survivors with the kernel's stacks. It watches the whole
+          machine: on a busy one, --sample makes it cheaper.
 
-          --mmap
-              Profile mmap, mremap, munmap and brk too
+      --mmap
+          Profile mmap, mremap, munmap and brk too
 
-      [COMMAND]...
-              Program to start (after --) and profile from its first allocation on,
-              with its arguments
+  [COMMAND]...
+          Program to start (after --) and profile from its first allocation on,
+          with its arguments
 
-              Its exit status is passed on. Reports go to standard error unless
-              --output is given: standard output is the program's own.
+          Its exit status is passed on. Reports go to standard error unless
+          --output is given: standard output is the program's own.
 
-    With --kernel:
-          --cache <NAME>
-              Record only caches of these names (several times, or with commas), or
-              of a glob: 'kmalloc-*'
+With --kernel:
+      --cache <NAME>
+          Record only caches of these names (several times, or with commas), or
+          of a glob: 'kmalloc-*'
 
-              Names are those of /proc/slabinfo. In a glob, * stands for any text
-              and ? for one character.
+          Names are those of /proc/slabinfo. In a glob, * stands for any text
+          and ? for one character.
 
-          --pages
-              Record pages of the page allocator too, those that no slab took
+      --pages
+          Record pages of the page allocator too, those that no slab took
 
-              Pages of user space and of files are among them. They are not sampled.
+          Pages of user space and of files are among them. They are not sampled.
 
-          --percpu
-              Record per-CPU memory too
+      --percpu
+          Record per-CPU memory too
 
-          --sample <N>
-              Record one address in N: cheaper; counts become estimates
+      --sample <N>
+          Record one address in N: cheaper; counts become estimates
 
-              Which addresses are recorded is decided by a hash, so that an object
-              and its free are both seen or both left out. The report scales its
-              numbers up and says so.
+          Which addresses are recorded is decided by a hash, so that an object
+          and its free are both seen or both left out. The report scales its
+          numbers up and says so.
 
-          --no-stacks
-              Tell sites apart by the allocator's caller alone: cheaper than whole
-              stacks
+      --no-stacks
+          Tell sites apart by the allocator's caller alone: cheaper than whole
+          stacks
 
-    What to show:
-          --interval <DURATION>
-              Time from report to report, at least 100ms
+What to show:
+      --interval <DURATION>
+          Time from report to report, at least 100ms
 
-              Durations are written 30s, 500ms, 5m, 1h30m or 2d; a bare number
-              counts seconds.
+          Durations are written 30s, 500ms, 5m, 1h30m or 2d; a bare number
+          counts seconds.
 
-              [default: 5s]
+          [default: 5s]
 
-          --duration <DURATION>
-              Stop by itself after this time, with a last report
+      --duration <DURATION>
+          Stop by itself after this time, with a last report
 
-              Without it, leakprobe stops at Ctrl-C or when the last process has
-              exited.
+          Without it, leakprobe stops at Ctrl-C or when the last process has
+          exited.
 
-          --older <DURATION>
-              Show only blocks at least this old
+      --older <DURATION>
+          Show only blocks at least this old
 
-              By default half the time watched so far, at most 30s; all, once every
-              process has exited. 0 shows all.
+          By default half the time watched so far, at most 30s; all, once every
+          process has exited. 0 shows all.
 
-          --unwind <HOW>
-              How stacks are unwound
+      --unwind <HOW>
+          How stacks are unwound
 
-              Possible values:
-              - auto:  By each object's call frame information; by frame pointers
-                through code that has none
-              - dwarf: By call frame information alone: a stack ends at code that
-                has none
-              - fp:    By frame pointers alone
+          Possible values:
+          - auto:  By each object's call frame information; by frame pointers
+            through code that has none
+          - dwarf: By call frame information alone: a stack ends at code that
+            has none
+          - fp:    By frame pointers alone
 
-              [default: auto]
+          [default: auto]
 
-          --top <N>
-              Number of sites shown
+      --top <N>
+          Number of sites shown
 
-              [default: 10]
+          [default: 10]
 
-    Limits:
-          --min-size <SIZE>
-              Record only blocks of at least this many bytes
+Limits:
+      --min-size <SIZE>
+          Record only blocks of at least this many bytes
 
-              Sizes are written 4096, 64k, 1M, 10mb or 1.5GiB; k is 1024.
+          Sizes are written 4096, 64k, 1M, 10mb or 1.5GiB; k is 1024.
 
-          --max-size <SIZE>
-              Record only blocks of at most this many bytes
+      --max-size <SIZE>
+          Record only blocks of at most this many bytes
 
-          --max-blocks <N>
-              Room for this many outstanding blocks [default: 2097152]
+      --max-blocks <N>
+          Room for this many outstanding blocks [default: 2097152]
 
-              Blocks beyond it are not recorded, and the report says how many those
-              were. Kernels before 6.1 set the room aside at once, and --kernel
-              always does: there the default is 524288.
+          Blocks beyond it are not recorded, and the report says how many those
+          were. Kernels before 6.1 set the room aside at once, and --kernel
+          always does: there the default is 524288.
 
-          --max-stacks <N>
-              Room for this many distinct stacks
+      --max-stacks <N>
+          Room for this many distinct stacks
 
-              Blocks of stacks beyond it are recorded without a stack, and the
-              report says how many those were.
+          Blocks of stacks beyond it are recorded without a stack, and the
+          report says how many those were.
 
-              [default: 16384]
+          [default: 16384]
 
-          --max-unwind-rows <N>
-              Room for this many rows of unwind tables, 4 bytes each
+      --max-unwind-rows <N>
+          Room for this many rows of unwind tables, 4 bytes each
 
-              Through objects beyond it, frame pointers are followed, and the report
-              names them.
+          Through objects beyond it, frame pointers are followed, and the report
+          names them.
 
-              [default: 4194304]
+          [default: 4194304]
 
-    Output:
-          --format <FORMAT>
-              Form of the reports
+Output:
+      --format <FORMAT>
+          Form of the reports
 
-              Possible values:
-              - text: For people
-              - json: One JSON object a line; docs/report-schema.md documents it
+          Possible values:
+          - text: For people
+          - json: One JSON object a line; docs/report-schema.md documents it
 
-              [default: text]
+          [default: text]
 
-      -o, --output <FILE>
-              Write the reports to this file
+  -o, --output <FILE>
+          Write the reports to this file
 
-      -v, --verbose
-              Show the whole ledger and where the probes are
+  -v, --verbose
+          Show the whole ledger and where the probes are
 
-    Advanced:
-          --allow-return-probes-under-seccomp
-              Accept that this may kill a process that has a seccomp filter
+Advanced:
+      --allow-return-probes-under-seccomp
+          Accept that this may kill a process that has a seccomp filter
 
-              On kernels 6.11 to 6.13 a return probe makes the process use a system
-              call that its seccomp filter may refuse, as those of containers do;
-              leakprobe then refuses to profile it, unless told so.
+          On kernels 6.11 to 6.13 a return probe makes the process use a system
+          call that its seccomp filter may refuse, as those of containers do;
+          leakprobe then refuses to profile it, unless told so.
 
-    Help:
-      -h, --help
-              Print help: -h in short, --help in full, with examples
+      --allocator-prefix <PREFIX>
+          Record an allocator whose functions have this prefix: pool_ for
+          pool_malloc, pool_free, ...
 
-      -V, --version
-              Print the version
+          Several times, or with commas. The functions are taken to behave as
+          those of C and of jemalloc without the prefix, and to be the program's
+          allocator: what they take from another one inside is not counted
+          again. Those of the known allocators (glibc, musl, jemalloc, tcmalloc,
+          mimalloc) are found without it.
 
-    Examples:
-      A running service, until Ctrl-C:
-        sudo leakprobe --pid 1298
-      The 5 largest sites of what is older than a minute:
-        sudo leakprobe --pid 1298 \
-          --older 1m --top 5
-      A minute of reports for a script:
-        sudo leakprobe --pid 1298 \
-          --duration 60s --format json \
-          --output leaks.json
-      The kernel's own memory:
-        sudo leakprobe --kernel
-      One of its caches, on a busy machine:
-        sudo leakprobe --kernel \
-          --cache 'kmalloc-*' --sample 512
-      A program from its first allocation on:
-        sudo leakprobe -- ./server --flag
-      See what a report looks like:
-        sudo leakprobe demo
-      See what this machine offers:
-        sudo leakprobe doctor
-    ");
+      --allocator-object <FILE>
+          Record only the allocators in objects of this file name or path
+          (several times, or with commas)
+
+      --record-operator-new
+          Record operator new where it is an allocator's own; accept that
+          std::bad_alloc then ends the process
+
+          A return probe replaces return addresses, and an exception finds no
+          way past one. Where operator new ends in malloc, as it does unless a
+          program uses tcmalloc, jemalloc or mimalloc, its blocks are recorded
+          without that danger and without this option.
+
+Help:
+  -h, --help
+          Print help: -h in short, --help in full, with examples
+
+  -V, --version
+          Print the version
+
+Examples:
+  A running service, until Ctrl-C:
+    sudo leakprobe --pid 1298
+  The 5 largest sites of what is older than a minute:
+    sudo leakprobe --pid 1298 \
+      --older 1m --top 5
+  A minute of reports for a script:
+    sudo leakprobe --pid 1298 \
+      --duration 60s --format json \
+      --output leaks.json
+  The kernel's own memory:
+    sudo leakprobe --kernel
+  One of its caches, on a busy machine:
+    sudo leakprobe --kernel \
+      --cache 'kmalloc-*' --sample 512
+  A program from its first allocation on:
+    sudo leakprobe -- ./server --flag
+  See what a report looks like:
+    sudo leakprobe demo
+  See what this machine offers:
+    sudo leakprobe doctor
+");
 }

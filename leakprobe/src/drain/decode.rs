@@ -105,6 +105,11 @@ pub enum Message {
         /// Its new generation.
         generation: u32,
     },
+    /// The dynamic linker has mapped or unmapped objects.
+    CodeChange {
+        /// Process.
+        tgid: u32,
+    },
     /// Its mappings changed.
     Range(RangeOperation, RangeEvent),
 }
@@ -130,6 +135,7 @@ pub fn message(record: &[u8]) -> Option<Message> {
             at_ns: head.at_ns,
             generation: u32::try_from(head.a).ok()?,
         }),
+        kind if kind == EventKind::CodeChange as u32 => Some(Message::CodeChange { tgid: head.tgid }),
         kind if kind == EventKind::Range as u32 => {
             if bytes.remaining() < size_of::<RangeEvent>() - size_of::<Event>() {
                 return None;
@@ -162,6 +168,8 @@ pub struct CopiedStack {
     pub end: StackEnd,
     /// Whether it came through code that was not described yet.
     pub undescribed: bool,
+    /// Epoch of the code, see [`leakprobe_common::next_epoch`].
+    pub epoch: u32,
     /// What it was made from.
     pub memory: StackMemory,
 }
@@ -181,12 +189,13 @@ pub fn copied_stack(record: &mut &[u8]) -> Option<CopiedStack> {
     let (link, mask) = (bytes.get_u64_ne(), bytes.get_u64_ne());
     let undescribed = bytes.get_u64_ne() != 0;
     let _sampled = bytes.get_u64_ne();
+    let epoch = u32::try_from(bytes.get_u64_ne()).ok()?;
     let pages = usize::try_from(bytes.get_u64_ne()).ok().filter(|&pages| pages <= COPY_PAGES)?;
     let memory = bytes.get(..pages * COPY_PAGE_BYTES)?.to_vec();
     *record = &record[..record.len() - (COPY_PAGES - pages) * COPY_PAGE_BYTES];
     let base = sp & !(COPY_PAGE_BYTES as u64 - 1);
     let memory = StackMemory { ip, sp, fp, link, mask, base, memory };
-    Some(CopiedStack { tgid, generation, id, end: StackEnd::from_raw(end), undescribed, memory })
+    Some(CopiedStack { tgid, generation, id, end: StackEnd::from_raw(end), undescribed, epoch, memory })
 }
 
 #[cfg(test)]
@@ -233,12 +242,15 @@ mod tests {
     fn a_copied_stack_has_the_pages_that_are_valid() {
         let mut numbers = vec![11 | 2 << 32, 1 | 2 << 32, 0, 0x40];
         numbers.resize(size_of::<leakprobe_common::Stack>() / 8, 0);
-        numbers.extend([42, 0x40, 0x7010, 9, 0, u64::MAX, 1, 0, 1, 0xabc]);
+        numbers.extend([42, 0x40, 0x7010, 9, 0, u64::MAX, 1, 0, 6, 1, 0xabc]);
         numbers.resize(size_of::<StackCopy>() / 8, u64::MAX);
         let bytes = words(&numbers);
         let mut record = &bytes[..];
         let copied = copied_stack(&mut record).expect("whole");
-        assert_eq!((copied.tgid, copied.generation, copied.id, copied.undescribed), (11, 2, 42, true));
+        assert_eq!(
+            (copied.tgid, copied.generation, copied.id, copied.undescribed, copied.epoch),
+            (11, 2, 42, true, 6)
+        );
         assert_eq!(copied.end, StackEnd::Lost);
         let StackMemory { ip, sp, fp, base, ref memory, .. } = copied.memory;
         assert_eq!((ip, sp, fp, base, memory.len()), (0x40, 0x7010, 9, 0x7000, 4096));

@@ -1,6 +1,6 @@
 //! From the functions that were found in an object to the probes that go into it. Pure.
 
-use leakprobe_common::{Cookie, NO_REGISTER};
+use leakprobe_common::{Cookie, NO_REGISTER, link_state};
 
 use super::{
     attach::PlannedProbe,
@@ -53,6 +53,15 @@ fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> 
         found.family.zero_frees,
     );
     let Placement { offset, execution, instruction, .. } = placement;
+    let cookie = match function.state {
+        Some(state) => {
+            let place = state.wrapping_add(link_state::OFFSET);
+            let behind = place.wrapping_sub(function.address.wrapping_add(offset)).cast_signed();
+            // An object's code and data are within 2 GiB: instructions refer to one from the other.
+            Cookie::code_change(i32::try_from(behind).unwrap_or(0))
+        }
+        None => cookie,
+    };
     let file_offset = function.file_offset + offset;
     let (single_stepped, reason) = match execution {
         Execution::Emulated => (false, None),

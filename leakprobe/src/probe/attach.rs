@@ -65,7 +65,7 @@ pub fn attach(
     probes: &[PlannedProbe],
 ) -> Result<Attachment> {
     let (frees, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
-        probes.iter().partition(|probe| probe.is(Call::Free));
+        probes.iter().partition(|probe| probe.is(Call::Free) || probe.is(Call::CodeChange));
     allocations.sort_by_key(|probe| !probe.is(Call::Reallocate));
     let order = [(Role::Free, &frees), (Role::Return, &allocations), (Role::Enter, &allocations)];
     let mut attachment = Attachment { links: Vec::new() };

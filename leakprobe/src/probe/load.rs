@@ -223,6 +223,7 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .map_max_entries("COPIES", if globals.copied_one_in != 0 { MANY_COPIES } else { FEW_COPIES })
         .map_max_entries("SPACES", if with_tables { settings.targets * 2 + 1 } else { 1 })
         .map_max_entries("SPACE_OF", settings.targets)
+        .map_max_entries("EPOCHS", settings.targets)
         .map_max_entries("PAGES", if with_tables { tables::MAX_PAGES } else { 1 })
         .map_max_entries("ROWS", if with_tables { settings.row_chunks } else { 1 })
         // One more: blocks whose stack was not kept have a site, too.

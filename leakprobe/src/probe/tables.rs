@@ -21,6 +21,7 @@ pub const MAX_PAGES: u32 = 65_536;
 pub struct Tables {
     spaces: Array<MapData, Space>,
     space_of: Array<MapData, u32>,
+    epochs: Array<MapData, u32>,
     pages: Array<MapData, CodePage>,
     rows: Array<MapData, Chunk>,
     rules: Array<MapData, Rule>,
@@ -36,9 +37,19 @@ pub struct Tables {
     described: HashMap<u32, Described>,
 }
 
+/// Which code of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Program image.
+    pub generation: u32,
+    /// Epoch of its code, see [`leakprobe_common::next_epoch`].
+    pub epoch: u32,
+}
+
 #[derive(Default)]
 struct Described {
     generation: u32,
+    epoch: u32,
     ranges: Vec<CodeRange>,
     second: bool,
 }
@@ -79,6 +90,7 @@ impl Tables {
         let mut tables = Self {
             spaces: map(ebpf, "SPACES")?,
             space_of: map(ebpf, "SPACE_OF")?,
+            epochs: map(ebpf, "EPOCHS")?,
             pages: map(ebpf, "PAGES")?,
             rows: map(ebpf, "ROWS")?,
             rules: map(ebpf, "RULES")?,
@@ -159,25 +171,36 @@ impl Tables {
         self.chunk_index as usize * CHUNK_ROWS + self.filled
     }
 
-    /// Describes a target's code: `ranges` sorted by address. Nothing is written where they are what they were.
+    /// Epoch of a target's code. What is described must have been read after it was asked for.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn describe(&mut self, target: u32, generation: u32, ranges: Vec<CodeRange>) -> Result<()> {
+    pub fn epoch(&self, target: u32) -> Result<u32> {
+        self.epochs.get(&target, 0).context("failed to read the epoch of a process's code")
+    }
+
+    /// Describes a target's code, as it was in an epoch: `ranges` sorted by address. Nothing is written where they are
+    /// what they were.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn describe(&mut self, target: u32, image: Image, ranges: Vec<CodeRange>) -> Result<()> {
+        let Image { generation, epoch } = image;
         let known = self.described.entry(target).or_default();
-        if known.generation == generation && known.ranges == ranges && !ranges.is_empty() {
+        let is_same = (known.generation, known.epoch) == (generation, epoch) && known.ranges == ranges;
+        if is_same && !ranges.is_empty() {
             return Ok(());
         }
         let mut space = Box::new(Space {
             generation,
-            _pad: 0,
+            epoch,
             ranges: [CodeRange { start: UNUSED, ..CodeRange::default() }; MAX_RANGES],
             cache: [0; leakprobe_common::CACHE_ENTRIES],
         });
         let len = ranges.len().min(MAX_RANGES);
         space.ranges[..len].copy_from_slice(&ranges[..len]);
         let second = !known.second;
-        *known = Described { generation, ranges, second };
+        *known = Described { generation, epoch, ranges, second };
         let index = 1 + target * 2 + u32::from(second);
         self.spaces
             .set(index, space.as_ref(), 0)
@@ -189,13 +212,16 @@ impl Tables {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn rule(&self, target: u32, generation: u32, address: u64) -> Result<Rule> {
-        let number = self.rule_number(target, generation, address)?;
+    pub fn rule(&self, target: u32, image: Image, address: u64) -> Result<Rule> {
+        let number = self.rule_number(target, image, address)?;
         self.rules.get(&number.into(), 0).context("failed to read an unwind rule")
     }
 
-    fn rule_number(&self, target: u32, generation: u32, address: u64) -> Result<u16> {
-        let known = self.described.get(&target).filter(|known| known.generation == generation);
+    fn rule_number(&self, target: u32, image: Image, address: u64) -> Result<u16> {
+        // Whatever was unmapped while the stack was made is gone, and the rest is where it was.
+        let epoch = image.epoch + (image.epoch & 1);
+        let is_of_it = |known: &&Described| known.generation == image.generation && known.epoch == epoch;
+        let known = self.described.get(&target).filter(is_of_it);
         let ranges = known.map_or(&[][..], |known| &known.ranges[..known.ranges.len().min(MAX_RANGES)]);
         let after = ranges.partition_point(|range| range.start <= address);
         let range = after.checked_sub(1).map(|index| ranges[index]).filter(|range| address < range.end);

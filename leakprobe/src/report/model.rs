@@ -77,6 +77,8 @@ pub struct ObjectStacks {
     pub rows: usize,
     /// Bytes that its tables take in the kernel, beside the rules, which objects share.
     pub bytes: u64,
+    /// Bytes of its code that they say nothing of.
+    pub unknown_bytes: u64,
     /// Functions whose call frame information is damaged or of an unknown kind: stacks end in them.
     pub functions_left_out: usize,
     /// Why it has no tables.

@@ -320,6 +320,7 @@ pub(super) fn full() -> Report {
         method: StackMethod::Tables,
         rows: 23_353,
         bytes: 93_652,
+        unknown_bytes: 0,
         functions_left_out: 0,
         reason: None,
     };
@@ -355,7 +356,15 @@ pub(super) fn hostile() -> Report {
     report.warnings = vec![Warning { kind: "evil".to_owned(), text: evil.to_owned() }];
     let (object, reason) = (evil.to_owned(), Some(evil.to_owned()));
     let method = StackMethod::Ended;
-    report.stacks = vec![ObjectStacks { object, method, rows: 0, bytes: 0, functions_left_out: 0, reason }];
+    report.stacks = vec![ObjectStacks {
+        object,
+        method,
+        rows: 0,
+        bytes: 0,
+        unknown_bytes: 0,
+        functions_left_out: 0,
+        reason,
+    }];
     report.sites.truncate(1);
     report.sites[0].allocator = evil.to_owned();
     report.sites[0].stack.frames = vec![

@@ -11,7 +11,10 @@ use leakprobe_common::{MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_
 
 use super::unwinding::ObjectTables;
 use crate::{
-    analysis::balance::Corrections, drain::decode::CopiedStack, probe::maps::Maps, unwind::walk::Walked,
+    analysis::balance::Corrections,
+    drain::decode::CopiedStack,
+    probe::{maps::Maps, tables::Image},
+    unwind::walk::Walked,
 };
 
 /// Copies that are kept until their code is known; the oldest goes first. 68 KiB each, at most.
@@ -46,17 +49,19 @@ impl Anew {
         self.waiting.push_back(copy);
     }
 
-    /// Unwinds the stacks of a process that has been described. What is still unknown then stays as it is.
+    /// Unwinds the stacks of a process by what is known of its code; whether some have to wait for more.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn unwind(&mut self, tgid: u32, target: u32, tables: &ObjectTables, maps: &mut Maps) -> Result<()> {
+    pub fn unwind(&mut self, tgid: u32, target: u32, tables: &ObjectTables, maps: &mut Maps) -> Result<bool> {
         let waiting = mem::take(&mut self.waiting);
         let (of_this, others): (VecDeque<_>, _) = waiting.into_iter().partition(|copy| copy.tgid == tgid);
         self.waiting = others;
         for copy in of_this {
-            let walked = copy.memory.walk(|address| tables.rule(target, copy.generation, address))?;
+            let image = Image { generation: copy.generation, epoch: copy.epoch };
+            let walked = copy.memory.walk(|address| tables.rule(target, image, address))?;
             if walked.guessed & guess::UNDESCRIBED != 0 {
+                self.waiting.push_back(copy);
                 continue;
             }
             let (id, stack) = stack(&copy, &walked);
@@ -65,7 +70,12 @@ impl Anew {
                 self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
             }
         }
-        Ok(())
+        Ok(self.waiting.iter().any(|copy| copy.tgid == tgid))
+    }
+
+    /// Gives up those of a process that have waited for a look in vain: they stay as they are.
+    pub fn give_up(&mut self, tgid: u32) {
+        self.waiting.retain(|copy| copy.tgid != tgid);
     }
 
     /// IDs that stand for the same stack as another one: from the first walk's to the one that it has.

@@ -16,7 +16,6 @@ use crate::{
     report::model::{Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals},
     symbolize::Unknown,
     sys::clock,
-    target::family::FAMILIES,
 };
 
 /// Functions from which a program or a thread is started: a stack that reaches one is whole.
@@ -121,7 +120,7 @@ impl Session {
         } else {
             (
                 SiteKind::Heap,
-                FAMILIES.get(site.family as usize).map_or("unknown allocator", |family| family.name),
+                self.families.get(site.family as usize).map_or("unknown allocator", |family| family.name),
             )
         };
         SiteRow {
@@ -156,7 +155,7 @@ impl Session {
         let Some(stack) = self.maps.stack(id) else { return not_kept() };
         let addresses = &stack.frames[..(stack.len as usize).min(stack.frames.len())];
         let index = self.watched.iter().position(|watched| watched.pid() == tgid);
-        let frames = match index.and_then(|index| self.watched[index].space(stack.generation)) {
+        let frames = match index.and_then(|index| self.watched[index].space_of(id, stack.generation)) {
             Some(space) => self.symbolizer.stack(space, addresses),
             None => addresses.iter().map(|&address| unmapped(address)).collect(),
         };

@@ -102,6 +102,13 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             }
             _ = samples.tick() => session.sample(),
             () = sleep_until(looks_due(&session)), if session.wants_to_look() => session.look_where_wanted()?,
+            // Before events, which may tell that what the copies were made of is gone.
+            ready = copies.readable_mut() => {
+                let mut ready = ready?;
+                // Those that come meanwhile make it readable again.
+                ready.clear_ready();
+                take_copies(&mut session, ready.get_inner_mut())?;
+            }
             ready = events.readable_mut() => {
                 let mut ready = ready?;
                 let mut messages = Vec::new();
@@ -116,12 +123,6 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
                 for message in messages {
                     session.handle(message)?;
                 }
-            }
-            ready = copies.readable_mut() => {
-                let mut ready = ready?;
-                // Those that come meanwhile make it readable again.
-                ready.clear_ready();
-                take_copies(&mut session, ready.get_inner_mut())?;
             }
         }
     };

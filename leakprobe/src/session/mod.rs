@@ -14,7 +14,13 @@ use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant
 use anyhow::{Result, bail};
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
 
-use self::{anew::Anew, copies::Copies, output::Output, unwinding::ObjectTables, watched::Watched};
+use self::{
+    anew::Anew,
+    copies::Copies,
+    output::Output,
+    unwinding::ObjectTables,
+    watched::{Scan, Watched},
+};
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
     watched::kernel_is_hazardous,
@@ -35,12 +41,17 @@ use crate::{
         features::{self, Mechanism},
         load::{self, Loaded, Settings, preallocate},
         maps::{Maps, Rings},
-        tables::Tables,
+        tables::{Image, Tables},
     },
     report::model::{Ledger, Warning},
     symbolize::Symbolizer,
     sys::{bpf, clock, limits},
-    target::{object::ObjectCache, process::Process},
+    target::{
+        discovery::Discovery,
+        family::{Family, with_prefixes},
+        object::ObjectCache,
+        process::Process,
+    },
 };
 
 /// What goes into a session besides its options.
@@ -60,6 +71,7 @@ pub struct Session {
     /// Where probes carry no cookie.
     cookies: Option<Cookies>,
     objects: ObjectCache,
+    families: &'static [Family],
     unwinding: ObjectTables,
     anew: Anew,
     copies: Option<Copies>,
@@ -128,6 +140,7 @@ impl Session {
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
         let now = clock::monotonic_ns();
         let unwind = options.unwind;
+        let families = with_prefixes(&options.allocator_prefixes);
         Ok(Self {
             options,
             loaded,
@@ -136,6 +149,7 @@ impl Session {
             watched: Vec::new(),
             cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
+            families,
             unwinding: ObjectTables::new(unwind, tables),
             anew: Anew::default(),
             copies,
@@ -178,7 +192,8 @@ impl Session {
             self.notes.push(Warning { kind: "execute_only".into(), text: text.to_owned() });
         }
         self.maps.add_target(process.pid(), self.watched.len() as u32)?;
-        self.watched.push(Watched::new(process, self.options.record_operator_new)?);
+        let discovery = Discovery::new(self.families, self.options.allocator_objects.clone());
+        self.watched.push(Watched::new(process, discovery, self.options.record_operator_new)?);
         Ok(())
     }
 
@@ -203,11 +218,16 @@ impl Session {
             watched.fail(refusal);
             return Ok(true);
         }
-        let Some(found) = watched.scan(&mut self.objects)? else { return Ok(false) };
+        // First: what is mapped may change at once.
+        let epoch = self.unwinding.epoch(index as u32)?;
+        let Some(Scan { found, mapped }) = watched.scan(&mut self.objects, epoch)? else { return Ok(false) };
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
-        if let Some(space) = watched.space_now() {
-            self.unwinding.describe(index as u32, watched.generation(), space)?;
-            self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
+        if epoch & 1 == 0 {
+            let image = Image { generation: watched.generation(), epoch };
+            self.unwinding.describe(index as u32, image, &mapped)?;
+            if self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)? {
+                self.anew.give_up(watched.pid());
+            }
         }
         let planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
@@ -247,8 +267,14 @@ impl Session {
         match message {
             Message::NewStack { tgid, stack } => {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
-                if let Some(stack) = self.maps.stack(stack) {
-                    self.watched[index].notice(&stack);
+                if let Some(kept) = self.maps.stack(stack) {
+                    self.watched[index].notice(stack, &kept);
+                }
+            }
+            Message::CodeChange { tgid } => {
+                let Some(index) = self.index_of(tgid) else { return Ok(()) };
+                if !self.watched[index].has_ended() {
+                    self.look(index)?;
                 }
             }
             Message::Exec { tgid, generation, .. } => {
@@ -281,8 +307,12 @@ impl Session {
         if copy.undescribed
             && let Some(index) = self.index_of(copy.tgid)
         {
-            self.watched[index].want_look();
+            let tgid = copy.tgid;
             self.anew.wait(copy);
+            // It may be described by now, and not as it is any more after the next change.
+            if self.anew.unwind(tgid, index as u32, &self.unwinding, &mut self.maps)? {
+                self.watched[index].want_look();
+            }
         }
         Ok(())
     }

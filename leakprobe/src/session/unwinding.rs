@@ -16,7 +16,7 @@ use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, Rule, UNUSED}
 
 use crate::{
     cli::Unwind,
-    probe::tables::{NoRoom, Tables},
+    probe::tables::{Image, NoRoom, Tables},
     report::{
         escape::visible,
         model::{ObjectStacks, StackMethod, Warning},
@@ -48,6 +48,8 @@ pub struct ObjectTables {
     vdso: Option<Result<Placed, String>>,
     /// Mappings that there was no room for, by process.
     cut: HashMap<u32, usize>,
+    /// Whether there is code that is in no file.
+    has_other_code: bool,
 }
 
 /// An object that was looked at.
@@ -67,6 +69,7 @@ struct Placed {
     pages: u32,
     rows: usize,
     bytes: u64,
+    unknown_bytes: u64,
     left_out: usize,
     segments: Vec<CodeSegment>,
 }
@@ -75,14 +78,26 @@ impl ObjectTables {
     /// Nothing known yet.
     pub fn new(how: Unwind, tables: Tables) -> Self {
         let (objects, placed, cut) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { how, tables, objects, placed, key: RandomState::new(), vdso: None, cut }
+        Self { how, tables, objects, placed, key: RandomState::new(), vdso: None, cut, has_other_code: false }
     }
 
-    /// Tells the BPF programs of a process's code, before they meet it. `target` is its number.
+    /// Epoch of a process's code: to be asked for before its mappings are read.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn describe(&mut self, target: u32, generation: u32, space: &AddressSpace) -> Result<()> {
+    pub fn epoch(&self, target: u32) -> Result<u32> {
+        self.tables.epoch(target)
+    }
+
+    /// Tells the BPF programs of a process's code, before they meet it. `target` is its number, `space` what it has mapped
+    /// now.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn describe(&mut self, target: u32, image: Image, space: &AddressSpace) -> Result<()> {
+        if self.how == Unwind::Fp {
+            self.note_frame_pointers(space);
+        }
         if !matches!(self.how, Unwind::Auto | Unwind::Dwarf) {
             return Ok(());
         }
@@ -90,17 +105,31 @@ impl ObjectTables {
         let mut ranges = Vec::new();
         for mapping in space.mappings.iter().filter(|mapping| mapping.executable && mapping.start < UNUSED) {
             ranges.extend(self.range(mapping)?);
+            self.has_other_code |= matches!(&mapping.backing, Backing::Anonymous);
+        }
+        if ranges.len() > MAX_RANGES {
+            join_without_tables(&mut ranges);
         }
         self.cut.insert(target, ranges.len().saturating_sub(MAX_RANGES));
-        self.tables.describe(target, generation, ranges)
+        self.tables.describe(target, image, ranges)
     }
 
     /// The rule of an address in a process's code.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn rule(&self, target: u32, generation: u32, address: u64) -> Result<Rule> {
-        self.tables.rule(target, generation, address)
+    pub fn rule(&self, target: u32, image: Image, address: u64) -> Result<Rule> {
+        self.tables.rule(target, image, address)
+    }
+
+    /// Notes the objects of a process, in all of which frame pointers are followed.
+    fn note_frame_pointers(&mut self, space: &AddressSpace) {
+        for mapping in space.mappings.iter().filter(|mapping| mapping.executable) {
+            let Backing::Object(object) = &mapping.backing else { continue };
+            let path = object.path.to_string_lossy().into_owned();
+            let outcome = Err("--unwind fp says so".to_owned());
+            self.objects.entry(object.id).or_insert(Known { path, opened: true, outcome });
+        }
     }
 
     /// How each object's stacks are made, in order of path.
@@ -114,25 +143,42 @@ impl ObjectTables {
                     method: StackMethod::Tables,
                     rows: placed.rows,
                     bytes: placed.bytes,
+                    unknown_bytes: placed.unknown_bytes,
                     functions_left_out: placed.left_out,
                     reason: None,
                 },
                 Err(reason) => ObjectStacks {
                     object: known.path.clone(),
-                    method: if self.how == Unwind::Auto {
-                        StackMethod::FramePointers
-                    } else {
-                        StackMethod::Ended
-                    },
+                    method: self.without_tables(),
                     rows: 0,
                     bytes: 0,
+                    unknown_bytes: 0,
                     functions_left_out: 0,
                     reason: Some(reason.clone()),
                 },
             })
             .collect();
         rows.sort_by(|a, b| a.object.cmp(&b.object));
+        if self.has_other_code {
+            rows.push(ObjectStacks {
+                object: "code in no file".to_owned(),
+                method: self.without_tables(),
+                rows: 0,
+                bytes: 0,
+                unknown_bytes: 0,
+                functions_left_out: 0,
+                reason: Some("it was made while the program ran".to_owned()),
+            });
+        }
         rows
+    }
+
+    /// What is done where there are no tables.
+    fn without_tables(&self) -> StackMethod {
+        match self.how {
+            Unwind::Auto | Unwind::Fp => StackMethod::FramePointers,
+            Unwind::Dwarf | Unwind::Kernel | Unwind::Caller => StackMethod::Ended,
+        }
     }
 
     /// What limits the stacks.
@@ -143,7 +189,9 @@ impl ObjectTables {
             .values()
             .filter_map(|known| Some((known.path.as_str(), known.outcome.as_ref().err()?.as_str())))
             .collect();
-        if let [(path, reason), others @ ..] = &without[..] {
+        if let [(path, reason), others @ ..] = &without[..]
+            && self.how != Unwind::Fp
+        {
             let others = match others.len() {
                 0 => String::new(),
                 1 => " (and 1 more object)".to_owned(),
@@ -266,6 +314,7 @@ impl ObjectTables {
                 base: table.base,
                 first_page: loaded.first_page,
                 bytes: loaded.bytes,
+                unknown_bytes: table.unknown_bytes,
                 pages: table.pages.len() as u32,
                 rows: table.rows.len(),
                 left_out: table.left_out,
@@ -277,6 +326,18 @@ impl ObjectTables {
             },
         }
     }
+}
+
+/// Makes one range of those without tables that none with tables lies between: what is in the gaps of JIT code, should
+/// something be, is walked in the same way.
+fn join_without_tables(ranges: &mut Vec<CodeRange>) {
+    ranges.dedup_by(|next, before| {
+        let joins = next.pages == NO_TABLE && before.pages == NO_TABLE;
+        if joins {
+            before.end = next.end;
+        }
+        joins
+    });
 }
 
 impl Placed {

@@ -1,7 +1,7 @@
 //! One process of a session: what is known of it, and its probes.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     os::fd::AsFd as _,
     sync::Arc,
@@ -21,8 +21,7 @@ use crate::{
     },
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
     target::{
-        discovery::{Discovery, FoundObject},
-        family::FAMILIES,
+        discovery::{Discovery, FoundObject, LINKER},
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
@@ -44,8 +43,12 @@ pub struct Watched {
     last: Vitals,
     ended: Option<Option<String>>,
     generation: u32,
-    /// By generation: what was ever mapped during it.
-    spaces: HashMap<u32, AddressSpace>,
+    /// By generation and epoch of the code: what was ever mapped until then.
+    spaces: BTreeMap<(u32, u32), AddressSpace>,
+    /// Epoch of the code at the last look.
+    epoch: u32,
+    /// Of stacks that were new in a later epoch than the first: which.
+    epochs: HashMap<u64, u32>,
     looked: Option<Instant>,
     look_wanted: bool,
     discovery: Discovery,
@@ -56,6 +59,17 @@ pub struct Watched {
     failures: Vec<String>,
     /// Whether functions that may throw have their returns probed.
     throwing: bool,
+}
+
+/// Versions of a process's mappings that are kept; of an older one, names come from the oldest that is.
+const MAX_SPACES: usize = 64;
+
+/// What a look at a process has found.
+pub struct Scan {
+    /// The allocators that are new.
+    pub found: Vec<FoundObject>,
+    /// What is mapped now.
+    pub mapped: AddressSpace,
 }
 
 /// An object with the probes chosen for it.
@@ -70,7 +84,7 @@ pub struct PlannedObject {
 
 impl Watched {
     /// Reads what the process uses now, to compare with later.
-    pub fn new(process: Process, throwing: bool) -> Result<Self> {
+    pub fn new(process: Process, discovery: Discovery, throwing: bool) -> Result<Self> {
         let pid = process.pid();
         let vitals =
             process.vitals().with_context(|| format!("failed to read the state of process {pid}"))?;
@@ -84,10 +98,12 @@ impl Watched {
             last: vitals,
             ended: None,
             generation: 0,
-            spaces: HashMap::new(),
+            spaces: BTreeMap::new(),
+            epoch: 0,
+            epochs: HashMap::new(),
             looked: None,
             look_wanted: false,
-            discovery: Discovery::new(FAMILIES),
+            discovery,
             attachments: Vec::new(),
             probes: Vec::new(),
             trampoline: 0,
@@ -159,8 +175,8 @@ impl Watched {
         self.looked = None;
     }
 
-    /// Reads its mappings and returns the allocators that are new; `None` when it has ended.
-    pub fn scan(&mut self, objects: &mut ObjectCache) -> Result<Option<Vec<FoundObject>>> {
+    /// Reads its mappings; `None` when it has ended. `epoch`: of its code, before.
+    pub fn scan(&mut self, objects: &mut ObjectCache, epoch: u32) -> Result<Option<Scan>> {
         self.looked = Some(Instant::now());
         self.look_wanted = false;
         let scan = match read_address_space(&self.process, objects) {
@@ -180,12 +196,28 @@ impl Watched {
             .find(|mapping| mapping.is_trampoline())
             .map_or(0, |mapping| mapping.start);
         let found = self.discovery.search(&scan.space).to_vec();
-        self.spaces.entry(self.generation).or_default().merge(scan.space);
-        Ok(Some(found))
+        self.epoch = epoch;
+        let image = (self.generation, epoch);
+        if !self.spaces.contains_key(&image) {
+            // What was unmapped since keeps its names.
+            let before = self.space(self.generation).cloned().unwrap_or_default();
+            self.spaces.insert(image, before);
+            if self.spaces.len() > MAX_SPACES {
+                self.spaces.pop_first();
+            }
+        }
+        let mapped = scan.space.clone();
+        if let Some(space) = self.spaces.get_mut(&image) {
+            space.merge(scan.space);
+        }
+        Ok(Some(Scan { found, mapped }))
     }
 
     /// Takes note of a new stack: a frame in no known mapping calls for a look, before it is unmapped again.
-    pub fn notice(&mut self, stack: &Stack) {
+    pub fn notice(&mut self, id: u64, stack: &Stack) {
+        if self.epoch > 0 {
+            self.epochs.insert(id, self.epoch);
+        }
         if stack.generation != self.generation || self.has_ended() {
             return;
         }
@@ -254,7 +286,7 @@ impl Watched {
 
     /// Refuses a process in which nothing can be probed.
     pub fn require_allocator(&self) -> Result<()> {
-        if self.attachments.is_empty() {
+        if !self.discovery.has_allocator() {
             bail!(self.discovery.nothing_found(self.pid()));
         }
         Ok(())
@@ -265,12 +297,19 @@ impl Watched {
         std::mem::take(&mut self.attachments)
     }
 
-    /// What was mapped in a generation.
-    pub fn space(&self, generation: u32) -> Option<&AddressSpace> {
-        self.spaces.get(&generation)
+    /// What was mapped in a generation, as of its last look.
+    fn space(&self, generation: u32) -> Option<&AddressSpace> {
+        self.spaces.range((generation, 0)..=(generation, u32::MAX)).next_back().map(|(_, space)| space)
     }
 
-    /// What its present program has mapped, as of the last look.
+    /// What was mapped when a stack was new.
+    pub fn space_of(&self, id: u64, generation: u32) -> Option<&AddressSpace> {
+        let epoch = self.epochs.get(&id).copied().unwrap_or(0);
+        let mut later = self.spaces.range((generation, epoch)..=(generation, u32::MAX));
+        later.next().map(|(_, space)| space).or_else(|| self.space(generation))
+    }
+
+    /// What its present program has had mapped, as of the last look.
     pub fn space_now(&self) -> Option<&AddressSpace> {
         self.space(self.generation)
     }
@@ -316,7 +355,7 @@ impl Watched {
         for failure in &self.failures {
             warnings.push(warning("probes_missing", failure.clone()));
         }
-        if self.attachments.is_empty() && self.probes.is_empty() {
+        if !self.discovery.has_allocator() {
             warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
         }
         for found in self.discovery.objects.iter().filter(|found| !found.family.known) {
@@ -337,7 +376,8 @@ impl Watched {
             );
             warnings.push(warning("operator_new", text));
         }
-        let slow: Vec<&ProbeRow> = self.probes.iter().filter(|probe| probe.single_stepped).collect();
+        let is_slow = |probe: &&ProbeRow| probe.single_stepped && probe.allocator != LINKER;
+        let slow: Vec<&ProbeRow> = self.probes.iter().filter(is_slow).collect();
         warnings.extend(slow_probes(&slow).map(|text| warning("slow_probe", text)));
         if let Some(cut) = &self.cut {
             warnings.push(warning("mappings_cut", format!("process {}: {cut}", self.pid())));

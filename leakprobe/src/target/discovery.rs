@@ -19,6 +19,9 @@ use super::{
     text::printable,
 };
 
+/// Name of the family that hands out no blocks: it is told of, and is rarely called.
+pub const LINKER: &str = "dynamic linker";
+
 /// Objects that the message of a vain search names.
 const NAMED_OBJECTS: usize = 8;
 
@@ -50,6 +53,8 @@ pub struct Searched {
 #[derive(Debug)]
 pub struct Discovery {
     families: &'static [Family],
+    /// File names or paths of the objects that are searched; empty: all.
+    only: Vec<PathBuf>,
     /// The allocators, in order of discovery, each file once.
     pub objects: Vec<FoundObject>,
     /// Every object looked at, in order of address, each once.
@@ -61,16 +66,16 @@ pub struct Discovery {
 
 /// Searches all objects of an address space.
 pub fn discover(space: &AddressSpace, families: &'static [Family]) -> Discovery {
-    let mut discovery = Discovery::new(families);
+    let mut discovery = Discovery::new(families, Vec::new());
     discovery.search(space);
     discovery
 }
 
 impl Discovery {
-    /// Nothing known yet.
-    pub fn new(families: &'static [Family]) -> Self {
+    /// Nothing known yet. `only`: file names or paths of the objects to be searched; empty: all.
+    pub fn new(families: &'static [Family], only: Vec<PathBuf>) -> Self {
         let (objects, searched) = (Vec::new(), Vec::new());
-        Self { families, objects, searched, done: HashSet::new(), failed: HashMap::new() }
+        Self { families, only, objects, searched, done: HashSet::new(), failed: HashMap::new() }
     }
 
     /// Searches the objects of `space` that were not searched yet; returns the allocators that are new, which
@@ -89,6 +94,9 @@ impl Discovery {
 
     fn look_at(&mut self, object: &Arc<Object>) {
         let (outcome, doubtful) = match object.file.as_ref().map(|file| find_functions(file, self.families)) {
+            Ok(Ok(Found::Allocators(_))) if !self.is_wanted(object) => {
+                ("holds an allocator, and is not --allocator-object".to_owned(), false)
+            }
             Ok(Ok(Found::Allocators(allocators))) => {
                 let outcomes = allocators.iter().map(|Allocator { family, functions }| {
                     format!("{}, {} functions", self.families[*family].name, functions.len())
@@ -122,6 +130,18 @@ impl Discovery {
                 self.searched.push(searched);
             }
         }
+    }
+
+    /// Whether an allocator was found.
+    pub fn has_allocator(&self) -> bool {
+        self.objects.iter().any(|found| found.family.is_allocator())
+    }
+
+    /// Whether an object's allocators are to be recorded.
+    fn is_wanted(&self, object: &Object) -> bool {
+        let is_it =
+            |name: &PathBuf| object.path == *name || object.path.file_name() == Some(name.as_os_str());
+        self.only.is_empty() || self.only.iter().any(is_it)
     }
 
     /// All functions to be probed with their objects, in the order in which probes must be attached: the

@@ -16,7 +16,7 @@ use object::{
 
 use super::{
     elf::{CHUNK, Elf, MAX_STRINGS, MAX_SYMBOLS, ObjectError, ReadAt, Table, stream},
-    family::{Family, NOT_ALLOCATORS, Role, wanted_names},
+    family::{Family, LINK_STATE, NOT_ALLOCATORS, Role, wanted_names},
     forward,
 };
 use crate::probe::plan::{Arch, Request};
@@ -41,6 +41,8 @@ pub struct Function {
     pub file_offset: u64,
     /// Bytes of it, as its symbol says; 0 when the symbol doesn't.
     pub size: u64,
+    /// Of the dynamic linker's: address in the object of the state that it tells of.
+    pub state: Option<u64>,
     /// Its code from the first byte on; at most [`MAX_CODE`] bytes, and none that belong to the next symbol
     /// or lie outside of its segment.
     pub code: Vec<u8>,
@@ -144,7 +146,7 @@ pub fn find_functions<R: ReadAt + ?Sized>(file: &R, families: &[Family]) -> Resu
         Err(error) => Err(error),
     };
     match (found, more) {
-        (Some(found), Ok(Some(more))) => Ok(if more.is_settled(families) { more } else { found }),
+        (Some(found), Ok(Some(more))) => Ok(if more.says_more(&found, families) { more } else { found }),
         (Some(found), _) | (None, Ok(Some(found))) => Ok(found),
         (None, Ok(None)) if searched => Ok(Found::Nothing(Nothing::NoAllocator)),
         (None, Ok(None)) => Ok(Found::Nothing(Nothing::Stripped)),
@@ -153,6 +155,15 @@ pub fn find_functions<R: ReadAt + ?Sized>(file: &R, families: &[Family]) -> Resu
 }
 
 impl Found {
+    /// Whether it names more of the families that are known than another table has.
+    fn says_more(&self, other: &Self, families: &[Family]) -> bool {
+        let known = |found: &Self| match found {
+            Self::Allocators(all) => all.iter().filter(|allocator| families[allocator.family].known).count(),
+            Self::Nothing(_) => 0,
+        };
+        matches!(self, Self::Nothing(_)) || known(self) > known(other)
+    }
+
     /// Whether another table could not say better whose allocator it is.
     fn is_settled(&self, families: &[Family]) -> bool {
         match self {
@@ -180,19 +191,24 @@ fn search<R: ReadAt + ?Sized>(
     let hits = find_hits(elf.file, table, &positions)?;
     let defines = |name: &str| hits.iter().any(|h| h.name == name && !h.local);
     let mut allocators: Vec<Allocator> = Vec::new();
+    let mut not_one = None;
     for (index, family) in families.iter().enumerate() {
         let taken =
             |address: u64| allocators.iter().any(|a| a.functions.iter().any(|f| f.address == address));
         // A name that another family has taken is that one's.
         let tells = |name: &str| {
-            let mut defined = hits.iter().filter(|h| h.name == name && !h.local);
-            defines(name) && !defined.any(|hit| hit.function && taken(hit.address))
+            let counts = |hit: &&Hit| hit.name == name && (!hit.local || family.local_too);
+            let mut defined = hits.iter().filter(counts).peekable();
+            defined.peek().is_some() && !defined.any(|hit| hit.function && taken(hit.address))
         };
         if !family.recognised_by.iter().any(|names| names.iter().all(|name| tells(name))) {
             continue;
         }
-        if let Some((_, why)) = NOT_ALLOCATORS.iter().find(|(mark, _)| defines(mark)) {
-            return Ok(Some(Found::Nothing(Nothing::NotOne(why))));
+        if family.is_allocator()
+            && let Some((_, why)) = NOT_ALLOCATORS.iter().find(|(mark, _)| defines(mark))
+        {
+            not_one = Some(Found::Nothing(Nothing::NotOne(why)));
+            continue;
         }
         let functions = functions(elf, table, &hits, family, taken)?;
         if !functions.is_empty() {
@@ -200,7 +216,7 @@ fn search<R: ReadAt + ?Sized>(
         }
     }
     leave_to_others(elf, &mut allocators)?;
-    Ok((!allocators.is_empty()).then_some(Found::Allocators(allocators)))
+    if allocators.is_empty() { Ok(not_one) } else { Ok(Some(Found::Allocators(allocators))) }
 }
 
 /// Takes those frees out that are nothing but a jump to another one, where both would be hit: one free, seen twice. Where a
@@ -334,9 +350,11 @@ fn functions<R: ReadAt + ?Sized>(
 ) -> Result<Vec<Function>, ObjectError> {
     let mut functions: Vec<Function> = Vec::new();
     let of = |name, local| hits.iter().filter(move |h| h.function && h.name == name && h.local == local);
+    let state = hits.iter().find(|hit| hit.name == LINK_STATE).map(|hit| hit.address);
     // In the family's order: where names share an address, the first one's role counts.
     for &(name, role) in family.functions {
-        for hit in of(name, false).filter(|hit| !taken(hit.address)) {
+        let local = of(name, true).filter(|_| family.local_too);
+        for hit in of(name, false).chain(local).filter(|hit| !taken(hit.address)) {
             let Some((file_offset, _)) = elf.code_offset(hit.address) else { continue };
             match functions.iter_mut().find(|f| f.file_offset == file_offset) {
                 Some(known) => {
@@ -350,6 +368,7 @@ fn functions<R: ReadAt + ?Sized>(
                     address: hit.address,
                     file_offset,
                     size: hit.size,
+                    state: state.filter(|_| role.call == Call::CodeChange),
                     code: Vec::new(),
                 }),
             }

@@ -9,15 +9,15 @@ use super::cfi::Functions;
 /// Pages that an object's code may take: 2 GiB of it.
 const MAX_PAGES: u64 = 1 << (31 - PAGE_BITS);
 
-/// Bytes without call frame information that are taken for code of another kind, which a compiler of its own has put into
-/// the object (V8's built-in functions are a megabyte of node): such keeps frame pointers, most likely.
-const FOREIGN: u64 = 4096;
+/// Bytes without call frame information that are taken for code without it, and not for what fills the room between two
+/// functions. It may keep frame pointers: V8's built-in functions do, a megabyte of node.
+const FOREIGN: u64 = 16;
 
 /// What stands for a rule's index where frame pointers are to be followed, if at all.
 pub const GUESS: u16 = u16::MAX;
 
-/// Bytes without call frame information that are told from the function before them.
-const MIN_GAP: u64 = 16;
+/// Bytes without call frame information that are told of: what lies between two functions is hardly ever more.
+const TOLD: u64 = 64;
 
 /// Bytes that an entry point without call frame information is taken to have.
 const ENTRY_BYTES: u64 = 64;
@@ -36,6 +36,8 @@ pub struct Table {
     pub rules: Vec<Rule>,
     /// Functions that were left out: see [`Functions::left_out`].
     pub left_out: usize,
+    /// Bytes of code that nothing is known of.
+    pub unknown_bytes: u64,
 }
 
 /// Why an object's rules cannot be arranged.
@@ -68,6 +70,7 @@ impl Table {
                 ..Self::default()
             },
             carried: 0,
+            code: code.clone(),
         };
         let end = base + (count << PAGE_BITS);
         let mut known_to = base;
@@ -76,8 +79,9 @@ impl Table {
             if stretch.end <= base || start >= end {
                 continue;
             }
-            // Functions are aligned: what fills the room between two runs never.
-            if start > known_to && (start - known_to >= MIN_GAP || known_to == base) {
+            // What fills the room between two functions never runs, but an address behind it may be returned to: that of
+            // `__start_context`, before which nothing is.
+            if start > known_to {
                 builder.gap(known_to, start, entry)?;
             }
             let rows = &functions.rows[stretch.rows.0..stretch.rows.1];
@@ -123,12 +127,17 @@ struct Builder {
     table: Table,
     /// The rule that holds at the end of what there is.
     carried: u16,
+    code: Range<u64>,
 }
 
 impl Builder {
     /// Nothing is known between two addresses, but that an entry point is outermost.
     fn gap(&mut self, from: u64, to: u64, entry: Option<u64>) -> Result<(), Unfit> {
         self.push(from, if to - from >= FOREIGN { GUESS } else { 0 })?;
+        let (first, last) = (from.max(self.code.start), to.min(self.code.end));
+        if last.saturating_sub(first) >= TOLD {
+            self.table.unknown_bytes += last - first;
+        }
         if let Some(entry) = entry.filter(|entry| (from..to).contains(entry)) {
             let outermost = Rule { cfa: cfa::STACK_POINTER, ra: saved::NOWHERE, ..Rule::default() };
             let known = self.table.rules.iter().position(|rule| *rule == outermost);

@@ -52,6 +52,10 @@ impl StackMemory {
                 Ok(caller) => at = caller,
                 Err(end) => {
                     walked.end = end;
+                    // A zero that was read: only call frame information says for sure which frame is the last one.
+                    if end == StackEnd::Base && rule.ra != saved::NOWHERE {
+                        walked.guessed |= guess::FRAME_POINTER;
+                    }
                     break;
                 }
             }

@@ -47,7 +47,9 @@ impl Case<'_> {
         );
         assert!(all >= *count, "{all} blocks");
         assert_eq!(same, all, "\n{}", differences(&truth, &seen));
-        for remark in ["stack_guessed", "stack_lost"] {
+        // What the loader itself takes while it unmaps is between what was described and what will be.
+        let remarks = if *phase == "reopened" { &[][..] } else { &["stack_guessed", "stack_lost"] };
+        for remark in remarks {
             assert_eq!(report.ledger.count(remark), 0, "{remark}{}", report.digest());
         }
         for site in &report.sites {
@@ -109,6 +111,13 @@ fn what_a_library_allocates_as_soon_as_it_is_opened_is_exact() {
     // Beside the victim, which opens it by its name.
     compile::victim("libopened.so");
     of_c("opened", 1_000).check();
+}
+
+#[test]
+fn a_library_in_the_place_of_another_is_unwound_by_its_own_rules() {
+    compile::victim("libopened.so");
+    compile::victim("libanother.so");
+    of_c("reopened", 8).check();
 }
 
 #[test]

@@ -3,10 +3,14 @@
 use super::page::{Page, Tone};
 use crate::report::escape::{Cut, fit, visible};
 use crate::report::model::{ObjectStacks, ProbeRow, Report, StackMethod};
-use crate::report::units::{count, counted};
+use crate::report::units::{count, counted, size};
+
+/// Whose probes are hit only when a program opens or closes a library.
+const RARE: &str = "dynamic linker";
 
 pub(super) fn probes(page: &mut Page, report: &Report) {
-    let slow = report.probes.iter().filter(|probe| probe.single_stepped).count() as u64;
+    let is_slow = |probe: &&ProbeRow| probe.single_stepped && probe.allocator != RARE;
+    let slow = report.probes.iter().filter(is_slow).count() as u64;
     let cost = match slow {
         0 => "all emulated".to_owned(),
         slow => format!("{} single-stepped, which is slow", count(slow)),
@@ -68,6 +72,14 @@ fn how(object: &ObjectStacks) -> (Tone, String) {
                 "unwind tables of {}; they end in {} with damaged call frame information",
                 counted(object.rows as u64, "row"),
                 counted(object.functions_left_out as u64, "function")
+            ),
+        ),
+        StackMethod::Tables if object.unknown_bytes > 0 => (
+            Tone::Plain,
+            format!(
+                "unwind tables of {}, and nothing of {} of its code",
+                counted(object.rows as u64, "row"),
+                size(object.unknown_bytes)
             ),
         ),
         StackMethod::Tables => {

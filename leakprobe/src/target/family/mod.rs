@@ -1,11 +1,15 @@
 //! Allocator families: how an object that holds one is recognised, which of its functions are probed, and where their
 //! arguments are. One more family is one more entry in [`FAMILIES`].
 
+mod prefix;
 mod table;
 
 use leakprobe_common::Call;
 
-pub use self::table::FAMILIES;
+pub use self::{
+    prefix::with_prefixes,
+    table::{FAMILIES, LINK_STATE},
+};
 
 /// What a function does with a block, and which of its integer arguments (counted from 0) say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,7 +66,7 @@ impl Role {
 
     /// Whether its return is probed too.
     pub const fn returns(self) -> bool {
-        !matches!(self.call, Call::Free)
+        !matches!(self.call, Call::Free | Call::CodeChange)
     }
 
     /// Whether a call with a null first argument may be missed without harm: `free(NULL)` does nothing, but
@@ -82,7 +86,7 @@ impl Role {
     /// block recorded before its free is watched would be reported as live for ever.
     pub const fn attach_rank(self) -> u8 {
         match self.call {
-            Call::Free => 0,
+            Call::Free | Call::CodeChange => 0,
             Call::Reallocate | Call::Resize => 1,
             Call::Allocate | Call::AllocateOut => 2,
         }
@@ -93,7 +97,7 @@ impl Role {
 pub type Entry = (&'static str, Role);
 
 /// An allocator and what is probed of it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Family {
     /// As the report names it.
     pub name: &'static str,
@@ -102,10 +106,19 @@ pub struct Family {
     pub known: bool,
     /// Whether `realloc(p, 0)` may free `p` and return NULL. One that returns a smallest block shows that by its result.
     pub zero_frees: bool,
+    /// Whether names that are local to an object count, which a program's own static functions have.
+    pub local_too: bool,
     /// The object must define all names of one of these, as global ones.
     pub recognised_by: &'static [&'static [&'static str]],
     /// The functions by name. Where two names share an address, the first one's role counts.
     pub functions: &'static [Entry],
+}
+
+impl Family {
+    /// Whether it hands out blocks; the dynamic linker is watched for other reasons.
+    pub fn is_allocator(&self) -> bool {
+        self.functions.iter().any(|(_, role)| role.call == Call::Free)
+    }
 }
 
 /// Objects that define `malloc` and `free` and are nobody's allocator: a symbol that tells them, and why.
@@ -218,7 +231,7 @@ mod tests {
             functions.sort_unstable();
             functions.dedup();
             assert_eq!(functions.len(), all, "{}: a function stands there twice", family.name);
-            assert!(family.functions.iter().any(|(_, role)| role.call == Call::Free), "{}", family.name);
+            assert_eq!(family.is_allocator(), family.name != "dynamic linker", "{}", family.name);
             assert!(family.recognised_by.iter().all(|names| !names.is_empty()), "{}", family.name);
         }
         assert!(FAMILIES.len() <= usize::from(u8::MAX), "the cookie has a byte for it");

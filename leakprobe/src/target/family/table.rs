@@ -16,9 +16,15 @@ const POSIX_MEMALIGN: Role =
 const MEMALIGN: Role = Role::allocates(1);
 const RESIZE: Role = Role { call: Call::Resize, size: Some(1), count: None, pointer: Some(0), throws: false };
 const FREE: Role = Role::frees();
+/// What debuggers have a breakpoint in, to be told of objects that come and go.
+const CODE_CHANGE: Role =
+    Role { call: Call::CodeChange, size: None, count: None, pointer: None, throws: false };
+
+/// Where the dynamic linker keeps what it tells by `_dl_debug_state`: a `struct r_debug`.
+pub const LINK_STATE: &str = "_r_debug";
 
 /// The C interface, under the names of ISO C, POSIX and tradition.
-const C: &[Entry] = &[
+pub(super) const C: &[Entry] = &[
     ("malloc", MALLOC),
     ("calloc", CALLOC),
     ("realloc", REALLOC),
@@ -81,7 +87,7 @@ const OPERATORS: &[Entry] = &[
     ("_ZdaPvmSt11align_val_t", FREE),
 ];
 
-const REALLOCARRAY_TOO: &[Entry] = &[("reallocarray", REALLOCARRAY)];
+pub(super) const REALLOCARRAY_TOO: &[Entry] = &[("reallocarray", REALLOCARRAY)];
 
 /// gperftools' own names, then those of the newer tcmalloc, which C's are aliases of.
 const TCMALLOC: &[Entry] = &[
@@ -212,7 +218,7 @@ const MIMALLOC: &[Entry] = &[
 ];
 
 /// jemalloc's functions beyond C's.
-const JEMALLOC: &[Entry] =
+pub(super) const JEMALLOC: &[Entry] =
     &[("mallocx", MALLOC), ("rallocx", REALLOC), ("xallocx", RESIZE), ("dallocx", FREE), ("sdallocx", FREE)];
 
 /// jemalloc's interface under a prefix.
@@ -222,6 +228,7 @@ macro_rules! prefixed_jemalloc {
             name: concat!("jemalloc (", $prefix, ")"),
             known: true,
             zero_frees: true,
+            local_too: false,
             recognised_by: &[&[concat!($prefix, "malloc"), concat!($prefix, "mallocx")]],
             functions: &[
                 (concat!($prefix, "malloc"), MALLOC),
@@ -274,6 +281,7 @@ pub static FAMILIES: &[Family] = &[
         name: "glibc",
         known: true,
         zero_frees: true,
+        local_too: false,
         // malloc.c's own, exported since 2.2.5 and in the same object file of libc.a. Not `__libc_malloc` and its kin.
         recognised_by: &[&["__libc_mallopt"]],
         // Not reallocarray: it ends in a jump to realloc, which is probed, and no instruction in it is
@@ -284,6 +292,7 @@ pub static FAMILIES: &[Family] = &[
         name: "mimalloc",
         known: true,
         zero_frees: true,
+        local_too: false,
         recognised_by: &[&["mi_malloc", "mi_free"]],
         functions: all_of!(C, MIMALLOC, LIBC, OPERATORS, REALLOCARRAY_TOO),
     },
@@ -291,6 +300,7 @@ pub static FAMILIES: &[Family] = &[
         name: "tcmalloc",
         known: true,
         zero_frees: true,
+        local_too: false,
         recognised_by: &[&["tc_malloc", "tc_free"], &["TCMallocInternalMalloc", "TCMallocInternalFree"]],
         functions: all_of!(C, TCMALLOC, LIBC, OPERATORS, REALLOCARRAY_TOO),
     },
@@ -300,6 +310,7 @@ pub static FAMILIES: &[Family] = &[
         name: "jemalloc",
         known: true,
         zero_frees: true,
+        local_too: false,
         recognised_by: &[&["malloc", "mallocx", "mallctl"]],
         functions: all_of!(C, JEMALLOC, LIBC, OPERATORS, REALLOCARRAY_TOO),
     },
@@ -307,6 +318,7 @@ pub static FAMILIES: &[Family] = &[
         name: "musl",
         known: true,
         zero_frees: true,
+        local_too: false,
         // The dynamic linker's stages in libc.so; in libc.a the two mallocs that there have been.
         recognised_by: &[&["__dls3", "malloc"], &["__libc_malloc_impl"], &["__malloc0", "__expand_heap"]],
         // Not reallocarray: as glibc's.
@@ -316,7 +328,16 @@ pub static FAMILIES: &[Family] = &[
         name: "unknown allocator",
         known: false,
         zero_frees: true,
+        local_too: false,
         recognised_by: &[&["malloc", "free"]],
         functions: all_of!(C, REALLOCARRAY_TOO),
+    },
+    Family {
+        name: "dynamic linker",
+        known: true,
+        zero_frees: true,
+        local_too: false,
+        recognised_by: &[&["_dl_debug_state", LINK_STATE]],
+        functions: &[("_dl_debug_state", CODE_CHANGE)],
     },
 ];

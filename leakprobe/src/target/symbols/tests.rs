@@ -23,12 +23,11 @@ fn family(name: &str) -> usize {
 
 /// The functions of what must be the only allocator, of this family.
 fn functions(found: Found, name: &str) -> Vec<Function> {
-    match found {
-        Found::Allocators(mut all) if all.len() == 1 && all[0].family == family(name) => {
-            all.remove(0).functions
-        }
-        other => panic!("{other:?}"),
-    }
+    let Found::Allocators(mut all) = found else { panic!("{found:?}") };
+    // A static program has glibc's dynamic linker, too.
+    all.retain(|found| FAMILIES[found.family].is_allocator());
+    assert!(all.len() == 1 && all[0].family == family(name), "{all:?}");
+    all.remove(0).functions
 }
 
 fn names(functions: &[Function]) -> Vec<Vec<&'static str>> {
