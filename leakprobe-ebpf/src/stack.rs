@@ -39,15 +39,14 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
     let one_in = COPIED_ONE_IN.load();
     // SAFETY: the helper has no preconditions.
     let sampled = one_in != 0 && unsafe { bpf_get_prandom_u32() } % one_in == 0;
-    if undescribed {
-        return keep_undescribed(thread, &caller, own, sampled);
-    }
-    // Of a walk that has gone by guesses alone it says nothing: what they have met may be left from a call before.
     if hijacked {
         // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
         // space marks what is left.
         let id = walk_by_kernel(ctx, thread).unwrap_or(own);
         return keep(thread, id);
+    }
+    if undescribed {
+        return keep_undescribed(thread, &caller, own, sampled);
     }
     if sampled {
         send_copy(thread, &caller, own, undescribed, sampled);
@@ -89,7 +88,7 @@ pub fn capture_system_call<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 
     let Some(Walked { hash, hijacked, undescribed }) = unwind::walk::<true>(thread, &caller, seed) else {
         return NO_STACK;
     };
-    if hijacked && !undescribed {
+    if hijacked {
         return capture_by_kernel(ctx, thread);
     }
     let id = stack_id(hash);

@@ -156,7 +156,9 @@ fn step(thread: &mut Thread) -> u32 {
     unsafe { core::ptr::write_volatile(&raw mut thread.stack.len, len + 1) };
     let hash = mix(get!(thread.hash), ip);
     set!(thread.hash, hash);
-    if is_trampoline(get!(thread.trampoline), ip) {
+    // Of a walk that has gone by guesses it says nothing: what they have met may be left from a call before.
+    let is_told = get!(thread.guessed) & guess::UNDESCRIBED as u64 == 0;
+    if is_told && is_trampoline(get!(thread.trampoline), ip) {
         set!(thread.hijacked, 1);
     }
     if UNWINDING.load() == Unwinding::Caller as u32 {
