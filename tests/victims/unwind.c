@@ -219,13 +219,16 @@ static void open_and_call(long count)
 static void reopen_and_call(long count)
 {
     void *places[2] = {NULL, NULL};
+    const char *patience = getenv("LEAKPROBE_PATIENCE");
+    useconds_t pause = 50000 * (patience ? (useconds_t)atoi(patience) : 1);
     for (long i = 0; i < count; i++) {
         void *library = dlopen(i % 2 ? "libanother.so" : "libopened.so", RTLD_NOW | RTLD_LOCAL);
         MUST(library);
         *(void **)&opened_call = places[i % 2] = dlsym(library, "silent_call");
         opened(1);
-        usleep(50000);
+        usleep(pause);
         opened(1);
+        usleep(pause);
         MUST(dlclose(library) == 0);
     }
     MUST((((long)places[0] ^ (long)places[1]) & ~0xfffl) == 0);

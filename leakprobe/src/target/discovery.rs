@@ -174,7 +174,8 @@ impl Discovery {
             let _ = write!(text, "; and {more} more");
         }
         text.push_str(
-            "); leakprobe knows glibc's malloc, in libc.so.6 or linked into a program that is not stripped",
+            "); leakprobe knows the allocators of glibc, musl, jemalloc, tcmalloc and mimalloc, in a shared library or linked \
+             into a program that is not stripped; --allocator-prefix names another",
         );
         text
     }

@@ -109,7 +109,8 @@ fn a_vain_search_says_where_it_looked() {
         format!(
             "found no allocator in process 7: searched 3 mapped objects ({program}: stripped: it has no symbol table, \
              so a statically linked malloc in it has no name; {folder}/a\\nfile: not an ELF file; /bin/ls: defines no \
-             malloc and free); leakprobe knows glibc's malloc, in libc.so.6 or linked into a program that is not stripped"
+             malloc and free); leakprobe knows the allocators of glibc, musl, jemalloc, tcmalloc and mimalloc, in a shared library \
+             or linked into a program that is not stripped; --allocator-prefix names another"
         )
     );
     mappings
