@@ -16,6 +16,13 @@ pub const fn stack_seed(tgid: u32, generation: u32) -> u64 {
     mix(0x9e37_79b9_7f4a_7c15, (tgid as u64) << 32 | generation as u64)
 }
 
+/// The hash of a stack that was walked through code that was not described yet: no other stack has its ID, though it may
+/// have the same frames.
+#[inline(always)]
+pub const fn undescribed_hash(hash: u64) -> u64 {
+    mix(hash, 1)
+}
+
 /// A stack's ID, from the hash of its frames.
 #[inline(always)]
 pub const fn stack_id(hash: u64) -> u64 {

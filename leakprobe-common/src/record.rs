@@ -90,8 +90,8 @@ pub struct Stack {
     pub frames: [u64; MAX_FRAMES],
 }
 
-/// Pages of [`StackCopy::memory`]: 64 KiB, whichever part of the first one the stack begins in.
-pub const COPY_PAGES: usize = 17;
+/// Pages of [`StackCopy::memory`]: 32 KiB, whichever part of the first one the stack begins in.
+pub const COPY_PAGES: usize = 9;
 /// Bytes of such a page.
 pub const COPY_PAGE_BYTES: usize = 4096;
 

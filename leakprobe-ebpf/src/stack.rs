@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use leakprobe_common::{
     COPY_PAGE_BYTES, COPY_PAGES, Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Stack,
-    StackCopy, StackEnd, Thread, Unwinding, mix, stack_id, stack_seed,
+    StackCopy, StackEnd, Thread, Unwinding, mix, stack_id, stack_seed, undescribed_hash,
 };
 
 use crate::{
@@ -46,7 +46,7 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
         return keep(thread, id);
     }
     if undescribed {
-        return keep_undescribed(thread, &caller, own, sampled);
+        return keep_undescribed(thread, &caller, stack_id(undescribed_hash(hash)), sampled);
     }
     if sampled {
         send_copy(thread, &caller, own, undescribed, sampled);
@@ -91,7 +91,7 @@ pub fn capture_system_call<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 
     if hijacked {
         return capture_by_kernel(ctx, thread);
     }
-    let id = stack_id(hash);
+    let id = stack_id(if undescribed { undescribed_hash(hash) } else { hash });
     let is_new = STACKS.get_ptr(id).is_none();
     let kept = intern(thread, id);
     if undescribed && is_new && kept != NO_STACK {

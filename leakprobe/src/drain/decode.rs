@@ -255,7 +255,7 @@ mod tests {
         let StackMemory { ip, sp, fp, base, ref memory, .. } = copied.memory;
         assert_eq!((ip, sp, fp, base, memory.len()), (0x40, 0x7010, 9, 0x7000, 4096));
         assert_eq!((memory[0], memory[1]), (0xbc, 0x0a));
-        assert_eq!(record.len(), size_of::<StackCopy>() - 16 * 4096);
+        assert_eq!(record.len(), size_of::<StackCopy>() - 8 * 4096);
         assert_eq!(copied_stack(&mut &bytes[8..]), None, "cut short");
     }
 

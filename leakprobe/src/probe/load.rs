@@ -46,7 +46,7 @@ fn range_programs() -> [(&'static str, &'static str); 4] {
     ]
 }
 
-/// Bytes of the ring buffer of copied stacks: 15 of them, which come when a program opens a library.
+/// Bytes of the ring buffer of copied stacks: 27 of them, which come when a program opens a library.
 const FEW_COPIES: u32 = 1 << 20;
 /// The same where a share of all stacks is copied.
 const MANY_COPIES: u32 = 1 << 24;

@@ -1,6 +1,9 @@
 //! The unwind tables in the kernel: written once for each object, and shared by all targets that map it.
 
-use std::collections::HashMap;
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -35,7 +38,12 @@ pub struct Tables {
     chunks: u32,
     /// By target: what its code was described as.
     described: HashMap<u32, Described>,
+    /// Chunks that were read, since the last one was written.
+    read: RefCell<HashMap<u32, Box<Chunk>>>,
 }
+
+/// Chunks that are kept of those that were read: 2 MiB.
+const MAX_READ: usize = 32;
 
 /// Which code of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +109,7 @@ impl Tables {
             filled: 0,
             chunks,
             described: HashMap::new(),
+            read: RefCell::default(),
         };
         let nothing = Rule::default();
         let frame_pointers = Rule {
@@ -232,7 +241,17 @@ impl Tables {
         let offset = address - range.start + u64::from(range.offset);
         let page = range.pages + (offset >> PAGE_BITS) as u32;
         let page = self.pages.get(&page, 0).context("failed to read an unwind table's pages")?;
-        let chunk = self.rows.get(&page.chunk, 0).context("failed to read an unwind table's rows")?;
+        let mut read = self.read.borrow_mut();
+        if read.len() >= MAX_READ && !read.contains_key(&page.chunk) {
+            read.clear();
+        }
+        let chunk = match read.entry(page.chunk) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let chunk = self.rows.get(&page.chunk, 0).context("failed to read an unwind table's rows")?;
+                place.insert(Box::new(chunk))
+            }
+        };
         let rows = &chunk.rows[usize::from(page.first)..usize::from(page.first) + usize::from(page.rows)];
         let low = offset as u16;
         let after = rows.partition_point(|&entry| (entry >> 16) as u16 <= low);
@@ -280,6 +299,7 @@ impl Tables {
     }
 
     fn write_chunk(&mut self) -> Result<()> {
+        self.read.borrow_mut().clear();
         self.rows
             .set(self.chunk_index, self.chunk.as_ref(), 0)
             .context("failed to write an unwind table's rows")

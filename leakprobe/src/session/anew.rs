@@ -17,8 +17,8 @@ use crate::{
     unwind::walk::Walked,
 };
 
-/// Copies that are kept until their code is known; the oldest goes first. 68 KiB each, at most.
-const MAX_WAITING: usize = 64;
+/// Copies that are kept until their code is known; the oldest goes first. 37 KiB each, at most.
+const MAX_WAITING: usize = 128;
 
 /// What is unwound anew, and what has been.
 #[derive(Debug, Default)]
@@ -40,42 +40,76 @@ struct Found {
     guessed: bool,
 }
 
+/// Why a walk was broken off.
+enum Stopped {
+    /// It came to code that is not described.
+    Undescribed,
+    /// A map could not be read.
+    Failed(anyhow::Error),
+}
+
 impl Anew {
-    /// Keeps a copy until its process has been looked at.
-    pub fn wait(&mut self, copy: CopiedStack) {
+    /// Unwinds a stack if its code is known by now, and keeps it until its process has been looked at if it is not;
+    /// whether it is to be.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn take(
+        &mut self,
+        copy: CopiedStack,
+        target: u32,
+        tables: &ObjectTables,
+        maps: &mut Maps,
+    ) -> Result<bool> {
+        if self.settle(&copy, target, tables, maps)? {
+            return Ok(false);
+        }
         if self.waiting.len() == MAX_WAITING {
             self.waiting.pop_front();
         }
         self.waiting.push_back(copy);
+        Ok(true)
     }
 
-    /// Unwinds the stacks of a process by what is known of its code; whether some have to wait for more.
+    /// Unwinds the stacks of a process that has been described. What is still unknown then stays as it is.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn unwind(&mut self, tgid: u32, target: u32, tables: &ObjectTables, maps: &mut Maps) -> Result<bool> {
+    pub fn unwind(&mut self, tgid: u32, target: u32, tables: &ObjectTables, maps: &mut Maps) -> Result<()> {
         let waiting = mem::take(&mut self.waiting);
         let (of_this, others): (VecDeque<_>, _) = waiting.into_iter().partition(|copy| copy.tgid == tgid);
         self.waiting = others;
         for copy in of_this {
-            let image = Image { generation: copy.generation, epoch: copy.epoch };
-            let walked = copy.memory.walk(|address| tables.rule(target, image, address))?;
-            if walked.guessed & guess::UNDESCRIBED != 0 {
-                self.waiting.push_back(copy);
-                continue;
-            }
-            let (id, stack) = stack(&copy, &walked);
-            if maps.set_stack(id, stack) {
-                let guessed = stack.guessed != 0;
-                self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
-            }
+            self.settle(&copy, target, tables, maps)?;
         }
-        Ok(self.waiting.iter().any(|copy| copy.tgid == tgid))
+        Ok(())
     }
 
-    /// Gives up those of a process that have waited for a look in vain: they stay as they are.
-    pub fn give_up(&mut self, tgid: u32) {
-        self.waiting.retain(|copy| copy.tgid != tgid);
+    /// Unwinds a stack; whether all of its code is known.
+    fn settle(
+        &mut self,
+        copy: &CopiedStack,
+        target: u32,
+        tables: &ObjectTables,
+        maps: &mut Maps,
+    ) -> Result<bool> {
+        let image = Image { generation: copy.generation, epoch: copy.epoch };
+        let rule_of = |address: u64| match tables.rule(target, image, address) {
+            Ok(rule) if rule.is_guess & guess::UNDESCRIBED != 0 => Err(Stopped::Undescribed),
+            Ok(rule) => Ok(rule),
+            Err(error) => Err(Stopped::Failed(error)),
+        };
+        let walked = match copy.memory.walk(rule_of) {
+            Ok(walked) => walked,
+            Err(Stopped::Undescribed) => return Ok(false),
+            Err(Stopped::Failed(error)) => return Err(error),
+        };
+        let (id, stack) = stack(copy, &walked);
+        if maps.set_stack(id, stack) {
+            let guessed = stack.guessed != 0;
+            self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
+        }
+        Ok(true)
     }
 
     /// IDs that stand for the same stack as another one: from the first walk's to the one that it has.

@@ -225,9 +225,7 @@ impl Session {
         if epoch & 1 == 0 {
             let image = Image { generation: watched.generation(), epoch };
             self.unwinding.describe(index as u32, image, &mapped)?;
-            if self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)? {
-                self.anew.give_up(watched.pid());
-            }
+            self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
         }
         let planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
@@ -307,10 +305,8 @@ impl Session {
         if copy.undescribed
             && let Some(index) = self.index_of(copy.tgid)
         {
-            let tgid = copy.tgid;
-            self.anew.wait(copy);
             // It may be described by now, and not as it is any more after the next change.
-            if self.anew.unwind(tgid, index as u32, &self.unwinding, &mut self.maps)? {
+            if self.anew.take(copy, index as u32, &self.unwinding, &mut self.maps)? {
                 self.watched[index].want_look();
             }
         }

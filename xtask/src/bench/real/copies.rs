@@ -62,7 +62,7 @@ impl<R: Read> Copies<R> {
         let first = 3;
         let after = first + MAX_FRAMES;
         let (sp, fp) = (word(after + 2), word(after + 3));
-        let (undescribed, sampled, pages) = (word(after + 6) != 0, word(after + 7) != 0, word(after + 8));
+        let (undescribed, sampled, pages) = (word(after + 6) != 0, word(after + 7) != 0, word(after + 9));
         ensure!(len <= MAX_FRAMES && pages <= COPY_PAGES as u64, "a copy of {len} frames and {pages} pages");
         let frames = (0..len).map(|index| word(first + index)).collect();
         let mut memory = vec![0; pages as usize * COPY_PAGE_BYTES];
