@@ -23,6 +23,7 @@ const RECIPES: &[Recipe] = &[
     plain("early", "early.c"),
     plain("semantics", "semantics.c"),
     plain("names", "names.c"),
+    plain("pool", "pool.c"),
     plain("leak", "leak.c"),
     Recipe { flags: &[&["-static"]], ..plain("leak_static", "leak.c") },
     plain("threads", "threads.c"),

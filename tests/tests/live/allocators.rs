@@ -133,6 +133,37 @@ fn an_operator_that_throws_does_so_unharmed() {
     }
 }
 
+/// What the pool takes from malloc is not counted again; what the program takes from malloc is malloc's.
+#[test]
+fn a_pool_is_recorded_by_its_prefix() {
+    let mut victim = Victim::start("pool", &[]);
+    let probe = Probe::attach(victim.pid(), &["--allocator-prefix", "pool_"]);
+    let truth = victim.run("take 4000 100").then(victim.run("plain 50"));
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    let named =
+        |function: &str| report.sites_of(&[function]).map(|site| site.allocator.as_str()).collect::<Vec<_>>();
+    assert_eq!(named("plain"), ["glibc"]);
+    let of_pool = named("take");
+    assert!(!of_pool.is_empty() && of_pool.iter().all(|name| *name == "pool_*"), "{}", report.digest());
+    victim.quit();
+}
+
+#[test]
+fn the_allocators_of_one_object_can_be_recorded_alone() {
+    let mut victim = Victim::start("pool", &[]);
+    let options = ["--allocator-prefix", "pool_", "--allocator-object", "pool"];
+    let probe = Probe::attach(victim.pid(), &options);
+    let truth = victim.run("take 400 100");
+    victim.run("plain 50");
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    assert_eq!(report.sites_of(&["plain"]).count(), 0, "{}", report.digest());
+    victim.quit();
+}
+
 /// A victim compiled for musl.
 fn with_musl(name: &str, source: &str, options: &[&str]) -> Option<PathBuf> {
     let compiler = skip::unless_installed("musl-gcc", "musl-tools")?;
