@@ -109,6 +109,8 @@ pub enum Message {
     CodeChange {
         /// Process.
         tgid: u32,
+        /// Epoch of its code from then on.
+        epoch: u32,
     },
     /// Its mappings changed.
     Range(RangeOperation, RangeEvent),
@@ -135,7 +137,9 @@ pub fn message(record: &[u8]) -> Option<Message> {
             at_ns: head.at_ns,
             generation: u32::try_from(head.a).ok()?,
         }),
-        kind if kind == EventKind::CodeChange as u32 => Some(Message::CodeChange { tgid: head.tgid }),
+        kind if kind == EventKind::CodeChange as u32 => {
+            Some(Message::CodeChange { tgid: head.tgid, epoch: u32::try_from(head.a).ok()? })
+        }
         kind if kind == EventKind::Range as u32 => {
             if bytes.remaining() < size_of::<RangeEvent>() - size_of::<Event>() {
                 return None;

@@ -54,6 +54,14 @@ pub struct Image {
     pub epoch: u32,
 }
 
+impl Image {
+    /// The epoch that its code can be described in. Of a stack that was made while objects were unmapped, the next one:
+    /// what was unmapped is gone, and the rest is where it was.
+    pub fn settled_epoch(self) -> u32 {
+        self.epoch + (self.epoch & 1)
+    }
+}
+
 #[derive(Default)]
 struct Described {
     generation: u32,
@@ -227,8 +235,7 @@ impl Tables {
     }
 
     fn rule_number(&self, target: u32, image: Image, address: u64) -> Result<u16> {
-        // Whatever was unmapped while the stack was made is gone, and the rest is where it was.
-        let epoch = image.epoch + (image.epoch & 1);
+        let epoch = image.settled_epoch();
         let is_of_it = |known: &&Described| known.generation == image.generation && known.epoch == epoch;
         let known = self.described.get(&target).filter(is_of_it);
         let ranges = known.map_or(&[][..], |known| &known.ranges[..known.ranges.len().min(MAX_RANGES)]);

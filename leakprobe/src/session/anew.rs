@@ -26,6 +26,17 @@ pub struct Anew {
     waiting: VecDeque<CopiedStack>,
     /// By the ID of a stack as it was walked at first: what it is.
     found: HashMap<u64, Found>,
+    /// Stacks that were kept, and that nobody was told of yet.
+    kept: Vec<Kept>,
+}
+
+/// A stack that is kept under the ID that it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Its ID.
+    pub id: u64,
+    /// Epoch of the process's code when it was made.
+    pub epoch: u32,
 }
 
 /// A stack that was unwound anew.
@@ -106,10 +117,16 @@ impl Anew {
         };
         let (id, stack) = stack(copy, &walked);
         if maps.set_stack(id, stack) {
+            self.kept.push(Kept { id, epoch: image.settled_epoch() });
             let guessed = stack.guessed != 0;
             self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
         }
         Ok(true)
+    }
+
+    /// The stacks that were kept since this was asked for last.
+    pub fn kept(&mut self) -> Vec<Kept> {
+        mem::take(&mut self.kept)
     }
 
     /// IDs that stand for the same stack as another one: from the first walk's to the one that it has.

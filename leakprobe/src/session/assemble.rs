@@ -156,7 +156,7 @@ impl Session {
         let addresses = &stack.frames[..(stack.len as usize).min(stack.frames.len())];
         let index = self.watched.iter().position(|watched| watched.pid() == tgid);
         let frames = match index.and_then(|index| self.watched[index].space_of(id, stack.generation)) {
-            Some(space) => self.symbolizer.stack(space, addresses),
+            Some(space) => self.symbolizer.stack(&space, addresses),
             None => addresses.iter().map(|&address| unmapped(address)).collect(),
         };
         let reached = quality(StackEnd::from_raw(stack.end), stack.guessed != 0, &frames);

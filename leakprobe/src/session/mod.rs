@@ -226,6 +226,7 @@ impl Session {
             let image = Image { generation: watched.generation(), epoch };
             self.unwinding.describe(index as u32, image, &mapped)?;
             self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
+            self.anew.kept().iter().for_each(|kept| watched.made_in(kept.id, kept.epoch));
         }
         let planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
@@ -269,9 +270,9 @@ impl Session {
                     self.watched[index].notice(stack, &kept);
                 }
             }
-            Message::CodeChange { tgid } => {
+            Message::CodeChange { tgid, epoch } => {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
-                if !self.watched[index].has_ended() {
+                if self.watched[index].code_changed(epoch) {
                     self.look(index)?;
                 }
             }
@@ -308,6 +309,9 @@ impl Session {
             // It may be described by now, and not as it is any more after the next change.
             if self.anew.take(copy, index as u32, &self.unwinding, &mut self.maps)? {
                 self.watched[index].want_look();
+            }
+            for kept in self.anew.kept() {
+                self.watched[index].made_in(kept.id, kept.epoch);
             }
         }
         Ok(())

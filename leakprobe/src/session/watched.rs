@@ -1,6 +1,7 @@
 //! One process of a session: what is known of it, and its probes.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     io,
     os::fd::AsFd as _,
@@ -45,7 +46,7 @@ pub struct Watched {
     generation: u32,
     /// By generation and epoch of the code: what was ever mapped until then.
     spaces: BTreeMap<(u32, u32), AddressSpace>,
-    /// Epoch of the code at the last look.
+    /// Epoch of the code, as far as events have told: stacks are told of in the same order.
     epoch: u32,
     /// Of stacks that were new in a later epoch than the first: which.
     epochs: HashMap<u64, u32>,
@@ -61,7 +62,10 @@ pub struct Watched {
     throwing: bool,
 }
 
-/// Versions of a process's mappings that are kept; of an older one, names come from the oldest that is.
+/// The same where the dynamic linker has told of a change: a library that was opened is used at once.
+const BETWEEN_CHANGES: Duration = Duration::from_millis(5);
+
+/// Versions of a process's mappings that are kept: the first one, and the latest.
 const MAX_SPACES: usize = 64;
 
 /// What a look at a process has found.
@@ -196,14 +200,15 @@ impl Watched {
             .find(|mapping| mapping.is_trampoline())
             .map_or(0, |mapping| mapping.start);
         let found = self.discovery.search(&scan.space).to_vec();
-        self.epoch = epoch;
         let image = (self.generation, epoch);
         if !self.spaces.contains_key(&image) {
             // What was unmapped since keeps its names.
             let before = self.space(self.generation).cloned().unwrap_or_default();
             self.spaces.insert(image, before);
-            if self.spaces.len() > MAX_SPACES {
-                self.spaces.pop_first();
+            // Most stacks are of the first one.
+            let second = self.spaces.keys().nth(1).copied().filter(|_| self.spaces.len() > MAX_SPACES);
+            if let Some(second) = second {
+                self.spaces.remove(&second);
             }
         }
         let mapped = scan.space.clone();
@@ -215,9 +220,7 @@ impl Watched {
 
     /// Takes note of a new stack: a frame in no known mapping calls for a look, before it is unmapped again.
     pub fn notice(&mut self, id: u64, stack: &Stack) {
-        if self.epoch > 0 {
-            self.epochs.insert(id, self.epoch);
-        }
+        self.made_in(id, self.epoch);
         if stack.generation != self.generation || self.has_ended() {
             return;
         }
@@ -226,6 +229,20 @@ impl Watched {
         self.look_wanted |= self
             .space(self.generation)
             .is_none_or(|space| frames.clone().any(|&address| address != 0 && space.find(address).is_none()));
+    }
+
+    /// Notes in which epoch of the code a stack was made first.
+    pub fn made_in(&mut self, id: u64, epoch: u32) {
+        if epoch > 0 {
+            self.epochs.entry(id).or_insert(epoch);
+        }
+    }
+
+    /// Notes that its code has changed. Whether it is to be looked at at once; else it is when that is due.
+    pub fn code_changed(&mut self, epoch: u32) -> bool {
+        self.epoch = epoch;
+        self.want_look();
+        self.look_wanted && self.looked.is_none_or(|at| at.elapsed() >= BETWEEN_CHANGES)
     }
 
     /// Has it looked at: code was met that is not known.
@@ -302,11 +319,17 @@ impl Watched {
         self.spaces.range((generation, 0)..=(generation, u32::MAX)).next_back().map(|(_, space)| space)
     }
 
-    /// What was mapped when a stack was new.
-    pub fn space_of(&self, id: u64, generation: u32) -> Option<&AddressSpace> {
+    /// What was mapped when a stack was new. Where it was not read then, or is not kept: what was mapped before and after.
+    pub fn space_of(&self, id: u64, generation: u32) -> Option<Cow<'_, AddressSpace>> {
         let epoch = self.epochs.get(&id).copied().unwrap_or(0);
-        let mut later = self.spaces.range((generation, epoch)..=(generation, u32::MAX));
-        later.next().map(|(_, space)| space).or_else(|| self.space(generation))
+        let mut until = self.spaces.range((generation, 0)..=(generation, epoch));
+        let mut from = self.spaces.range((generation, epoch)..=(generation, u32::MAX));
+        match (until.next_back(), from.next()) {
+            (Some((before, space)), Some((after, _))) if before == after => Some(Cow::Borrowed(space)),
+            (Some((_, before)), Some((_, after))) => Some(Cow::Owned(before.common(after))),
+            (Some((_, space)), None) | (None, Some((_, space))) => Some(Cow::Borrowed(space)),
+            (None, None) => None,
+        }
     }
 
     /// What its present program has had mapped, as of the last look.

@@ -55,6 +55,17 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Whether another mapping is of the same, at the same place.
+    fn is_same(&self, other: &Self) -> bool {
+        let backing = match (&self.backing, &other.backing) {
+            (Backing::Object(one), Backing::Object(other)) => one.id == other.id,
+            (Backing::Named(one), Backing::Named(other)) => one == other,
+            (Backing::Anonymous, Backing::Anonymous) => true,
+            _ => false,
+        };
+        backing && (self.start, self.end, self.file_offset) == (other.start, other.end, other.file_offset)
+    }
+
     /// Whether this is the page that the kernel's return probes come back to.
     pub fn is_trampoline(&self) -> bool {
         matches!(&self.backing, Backing::Named(name) if name == "[uprobes]")
@@ -73,6 +84,13 @@ impl AddressSpace {
     pub fn find(&self, address: u64) -> Option<&Mapping> {
         let after = self.mappings.partition_point(|m| m.start <= address);
         self.mappings[..after].last().filter(|m| address < m.end)
+    }
+
+    /// What is mapped alike in a later look at the same program.
+    pub fn common(&self, later: &Self) -> Self {
+        let is_there =
+            |mapping: &&Mapping| later.find(mapping.start).is_some_and(|other| mapping.is_same(other));
+        Self { mappings: self.mappings.iter().filter(is_there).cloned().collect() }
     }
 
     /// Takes in a later look at the same program. What is mapped now takes the place of what was; what has
@@ -126,5 +144,14 @@ mod tests {
         all.merge(space(&[(5, 8, "x"), (25, 35, "y")]));
         let found = [6, 15, 22, 27, 45].map(|address| name(&all, address));
         assert_eq!(found, [Some("x"), Some("a"), None, Some("y"), Some("c")]);
+    }
+
+    #[test]
+    fn what_two_looks_have_in_common_is_what_stayed() {
+        let before = space(&[(10, 20, "a"), (20, 30, "b"), (40, 50, "c")]);
+        let after = space(&[(10, 20, "a"), (20, 30, "x"), (40, 55, "c"), (60, 70, "d")]);
+        let common = before.common(&after);
+        assert_eq!(common.mappings.len(), 1);
+        assert_eq!([name(&common, 15), name(&common, 25), name(&common, 45)], [Some("a"), None, None]);
     }
 }

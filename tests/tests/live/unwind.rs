@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use leakprobe_tests::compile;
 use leakprobe_tests::pace;
 use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::{Report, Site};
 use leakprobe_tests::stacks::{TruthFile, agreeing, differences, reported};
 use leakprobe_tests::victim::Victim;
 
@@ -26,11 +27,12 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Lets it take `count` blocks, and holds each stack against its own unwinder's.
-    fn check(&self) {
-        self.check_of(Victim::start(self.name, &[]));
+    fn check(&self) -> Report {
+        self.check_of(Victim::start(self.name, &[]))
     }
 
-    fn check_of(&self, mut victim: Victim) {
+    /// Of a victim that was started; the last report.
+    fn check_of(&self, mut victim: Victim) -> Report {
         let Self { name, phase, count, taker, options } = self;
         let truth = TruthFile::new(&format!("{name}-{phase}"));
         let probe = Probe::attach(victim.pid(), &[&ALL, *options].concat());
@@ -56,6 +58,7 @@ impl Case<'_> {
             assert_eq!(site.stack.quality, "whole", "{:?}", site.stack);
         }
         victim.quit();
+        report.clone()
     }
 }
 
@@ -113,11 +116,23 @@ fn what_a_library_allocates_as_soon_as_it_is_opened_is_exact() {
     of_c("opened", 1_000).check();
 }
 
+const LIBRARIES: [&str; 2] = ["libopened.so", "libanother.so"];
+
 #[test]
 fn a_library_in_the_place_of_another_is_unwound_by_its_own_rules() {
-    compile::victim("libopened.so");
-    compile::victim("libanother.so");
-    of_c("reopened", 8).check();
+    LIBRARIES.iter().for_each(|library| _ = compile::victim(library));
+    let report = of_c("reopened", 8).check();
+    // By its own name, too: each library's blocks have its frames, and none of the other's.
+    let objects = |site: &Site| -> Vec<String> {
+        let files = site.stack.frames.iter().filter_map(|frame| frame.object.as_deref()?.rsplit('/').next());
+        let mut files: Vec<String> =
+            files.filter(|file| LIBRARIES.contains(file)).map(str::to_owned).collect();
+        files.dedup();
+        files
+    };
+    let mut seen: Vec<_> = report.sites_of(&["take"]).map(|site| (objects(site), site.live_blocks)).collect();
+    seen.sort();
+    assert_eq!(seen, [(vec!["libanother.so".to_owned()], 8), (vec!["libopened.so".to_owned()], 8)]);
 }
 
 #[test]
