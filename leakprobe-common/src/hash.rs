@@ -23,6 +23,13 @@ pub const fn undescribed_hash(hash: u64) -> u64 {
     mix(hash, 1)
 }
 
+/// The same of a stack that was copied, and that one block alone has: another block whose first walk found the same
+/// frames may come from elsewhere.
+#[inline(always)]
+pub const fn copied_hash(hash: u64, at_ns: u64, tid: u32) -> u64 {
+    mix(mix(undescribed_hash(hash), at_ns), tid as u64)
+}
+
 /// A stack's ID, from the hash of its frames.
 #[inline(always)]
 pub const fn stack_id(hash: u64) -> u64 {

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use leakprobe_common::{
     COPY_PAGE_BYTES, COPY_PAGES, Counter, Event, EventKind, MAX_FRAMES, NO_STACK, STACK_WINDOW, Site, Stack,
-    StackCopy, StackEnd, Thread, Unwinding, mix, stack_id, stack_seed, undescribed_hash,
+    StackCopy, StackEnd, Thread, Unwinding, copied_hash, mix, stack_id, stack_seed, undescribed_hash,
 };
 
 use crate::{
@@ -46,29 +46,34 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
         return keep(thread, id);
     }
     if undescribed {
-        return keep_undescribed(thread, &caller, stack_id(undescribed_hash(hash)), sampled);
+        return keep_undescribed(thread, &caller, hash, sampled);
     }
     if sampled {
-        send_copy(thread, &caller, own, undescribed, sampled);
+        send_copy(thread, &caller, own);
     }
     keep(thread, own)
 }
 
-/// Keeps a stack that user space is to unwind anew, as soon as it knows the code.
+/// Keeps a stack that user space is to unwind anew, as soon as it knows the code: as one of its own where it is copied.
 #[inline(always)]
 fn keep_undescribed(
     thread: &mut Thread,
     caller: &Caller,
-    id: u64,
+    hash: u64,
     sampled: bool,
 ) -> (u64, Option<*mut Site>) {
-    // A site is made after its stack was kept.
-    let is_new = SITES.get_ptr_mut(id).is_none();
-    let (kept, site) = keep(thread, id);
-    // One that there was no room for is not copied: it would be each time.
-    if sampled || (is_new && kept != NO_STACK) {
-        send_copy(thread, caller, id, true, sampled);
-    }
+    let (kept, site) = match COPIES.reserve::<StackCopy>(0) {
+        Some(mut copy) => {
+            // SAFETY: the helper has no preconditions.
+            let now = unsafe { bpf_ktime_get_ns() };
+            let own = stack_id(copied_hash(hash, now, thread.tid));
+            fill(copy.as_mut_ptr(), thread, caller, own, true, sampled);
+            let (kept, site) = keep(thread, own);
+            copy.submit(0);
+            (kept, site)
+        }
+        None => keep(thread, stack_id(undescribed_hash(hash))),
+    };
     if let Some(site) = site {
         // SAFETY: points into a live map value.
         unsafe { add(&raw mut (*site).undescribed_blocks, 1) };
@@ -91,13 +96,11 @@ pub fn capture_system_call<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 
     if hijacked {
         return capture_by_kernel(ctx, thread);
     }
-    let id = stack_id(if undescribed { undescribed_hash(hash) } else { hash });
-    let is_new = STACKS.get_ptr(id).is_none();
-    let kept = intern(thread, id);
-    if undescribed && is_new && kept != NO_STACK {
-        send_copy(thread, &caller, id, true, false);
+    if undescribed {
+        keep_undescribed(thread, &caller, hash, false).0
+    } else {
+        intern(thread, stack_id(hash))
     }
-    kept
 }
 
 /// As [`capture_system_call`], by the kernel's own walk. Its first frame is the system call's wrapper, which has no frame
@@ -110,15 +113,21 @@ pub fn capture_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 {
     intern(thread, id)
 }
 
-/// Sends the stack built in `thread.stack`, with the registers and the memory that it was made from. Where there is no
-/// room, it stays as it is.
+/// Sends the stack built in `thread.stack`, of the share that is copied.
 #[inline(always)]
-fn send_copy(thread: &Thread, caller: &Caller, id: u64, undescribed: bool, sampled: bool) {
-    let Some(mut entry) = COPIES.reserve::<StackCopy>(0) else { return };
+fn send_copy(thread: &Thread, caller: &Caller, id: u64) {
+    if let Some(mut copy) = COPIES.reserve::<StackCopy>(0) {
+        fill(copy.as_mut_ptr(), thread, caller, id, false, true);
+        copy.submit(0);
+    }
+}
+
+/// Copies the stack built in `thread.stack`, with the registers and the memory that it was made from.
+#[inline(always)]
+fn fill(copy: *mut StackCopy, thread: &Thread, caller: &Caller, id: u64, undescribed: bool, sampled: bool) {
     let sp = caller.sp;
-    let copy = entry.as_mut_ptr();
-    // SAFETY: the entry is a whole `StackCopy`; what is not written, user space does not read. The helper checks the
-    // addresses it reads, and a fault is an error.
+    // SAFETY: the ring buffer's entry is a whole `StackCopy`; what is not written, user space does not read. The helper
+    // checks the addresses it reads, and a fault is an error.
     unsafe {
         generated::bpf_probe_read_kernel(
             (&raw mut (*copy).stack).cast(),
@@ -147,7 +156,6 @@ fn send_copy(thread: &Thread, caller: &Caller, id: u64, undescribed: bool, sampl
         }
         (*copy).pages = pages;
     }
-    entry.submit(0);
 }
 
 /// Keeps a stack if it is new; its ID and its site.

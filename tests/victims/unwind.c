@@ -206,29 +206,38 @@ OWN_FRAME static void opened(int depth)
     sink++;
 }
 
+/* As long as a profiler may take to look at what is mapped. */
+static void wait_for_a_look(void)
+{
+    const char *patience = getenv("LEAKPROBE_PATIENCE");
+    usleep(50000 * (patience ? (useconds_t)atoi(patience) : 1));
+}
+
+/* The first dozen are taken before anyone can know the library. */
 static void open_and_call(long count)
 {
     void *library = dlopen("libopened.so", RTLD_NOW | RTLD_LOCAL);
     MUST(library);
     *(void **)&opened_call = dlsym(library, "silent_call");
-    for (long i = 0; i < count; i++)
+    for (long i = 0; i < count; i++) {
         opened((int)(i % 12));
+        if (i == 11)
+            wait_for_a_look();
+    }
 }
 
 /* Both are known, and gone, before a block is taken through the other one. */
 static void reopen_and_call(long count)
 {
     void *places[2] = {NULL, NULL};
-    const char *patience = getenv("LEAKPROBE_PATIENCE");
-    useconds_t pause = 50000 * (patience ? (useconds_t)atoi(patience) : 1);
     for (long i = 0; i < count; i++) {
         void *library = dlopen(i % 2 ? "libanother.so" : "libopened.so", RTLD_NOW | RTLD_LOCAL);
         MUST(library);
         *(void **)&opened_call = places[i % 2] = dlsym(library, "silent_call");
         opened(1);
-        usleep(pause);
+        wait_for_a_look();
         opened(1);
-        usleep(pause);
+        wait_for_a_look();
         MUST(dlclose(library) == 0);
     }
     MUST((((long)places[0] ^ (long)places[1]) & ~0xfffl) == 0);

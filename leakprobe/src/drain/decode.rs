@@ -168,8 +168,12 @@ pub struct CopiedStack {
     pub generation: u32,
     /// The stack's ID, by the walk that the programs made.
     pub id: u64,
-    /// How that walk ended.
+    /// The frames that it found.
+    pub frames: Vec<u64>,
+    /// How it ended.
     pub end: StackEnd,
+    /// Whether it followed frame pointers.
+    pub guessed: bool,
     /// Whether it came through code that was not described yet.
     pub undescribed: bool,
     /// Epoch of the code, see [`leakprobe_common::next_epoch`].
@@ -185,9 +189,10 @@ pub fn copied_stack(record: &mut &[u8]) -> Option<CopiedStack> {
         return None;
     }
     let (tgid, generation) = (bytes.get_u32_ne(), bytes.get_u32_ne());
-    let (_len, end, _guessed, _pad) =
+    let (len, end, guessed, _pad) =
         (bytes.get_u32_ne(), bytes.get_u32_ne(), bytes.get_u32_ne(), bytes.get_u32_ne());
-    bytes.advance(MAX_FRAMES * 8);
+    let mut frames: Vec<u64> = (0..MAX_FRAMES).map(|_| bytes.get_u64_ne()).collect();
+    frames.truncate(len as usize);
     let id = bytes.get_u64_ne();
     let (ip, sp, fp) = (bytes.get_u64_ne(), bytes.get_u64_ne(), bytes.get_u64_ne());
     let (link, mask) = (bytes.get_u64_ne(), bytes.get_u64_ne());
@@ -199,7 +204,8 @@ pub fn copied_stack(record: &mut &[u8]) -> Option<CopiedStack> {
     *record = &record[..record.len() - (COPY_PAGES - pages) * COPY_PAGE_BYTES];
     let base = sp & !(COPY_PAGE_BYTES as u64 - 1);
     let memory = StackMemory { ip, sp, fp, link, mask, base, memory };
-    Some(CopiedStack { tgid, generation, id, end: StackEnd::from_raw(end), undescribed, epoch, memory })
+    let (end, guessed) = (StackEnd::from_raw(end), guessed != 0);
+    Some(CopiedStack { tgid, generation, id, frames, end, guessed, undescribed, epoch, memory })
 }
 
 #[cfg(test)]
@@ -255,7 +261,7 @@ mod tests {
             (copied.tgid, copied.generation, copied.id, copied.undescribed, copied.epoch),
             (11, 2, 42, true, 6)
         );
-        assert_eq!(copied.end, StackEnd::Lost);
+        assert_eq!((copied.end, copied.guessed, &copied.frames[..]), (StackEnd::Lost, false, &[0x40][..]));
         let StackMemory { ip, sp, fp, base, ref memory, .. } = copied.memory;
         assert_eq!((ip, sp, fp, base, memory.len()), (0x40, 0x7010, 9, 0x7000, 4096));
         assert_eq!((memory[0], memory[1]), (0xbc, 0x0a));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use leakprobe_common::{MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_seed};
+use leakprobe_common::{MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_seed, undescribed_hash};
 
 use super::unwinding::ObjectTables;
 use crate::{
@@ -20,11 +20,14 @@ use crate::{
 /// Copies that are kept until their code is known; the oldest goes first. 37 KiB each, at most.
 const MAX_WAITING: usize = 128;
 
+/// Of the room for stacks, one part in so many is for copies.
+const SHARE: u32 = 4;
+
 /// What is unwound anew, and what has been.
 #[derive(Debug, Default)]
 pub struct Anew {
     waiting: VecDeque<CopiedStack>,
-    /// By the ID of a stack as it was walked at first: what it is.
+    /// By the ID that a copied stack was kept under at first, which one block has: what it is.
     found: HashMap<u64, Found>,
     /// Stacks that were kept, and that nobody was told of yet.
     kept: Vec<Kept>,
@@ -39,7 +42,7 @@ pub struct Kept {
     pub epoch: u32,
 }
 
-/// A stack that was unwound anew.
+/// What became of a stack that was copied.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     /// Its ID.
@@ -60,6 +63,11 @@ enum Stopped {
 }
 
 impl Anew {
+    /// Whether more copies are to be taken. Each has an ID in the tables of stacks and of sites for good.
+    pub fn has_room(&self, max_stacks: u32) -> bool {
+        self.found.len() < (max_stacks / SHARE) as usize
+    }
+
     /// Unwinds a stack if its code is known by now, and keeps it until its process has been looked at if it is not;
     /// whether it is to be.
     ///
@@ -75,8 +83,10 @@ impl Anew {
         if self.settle(&copy, target, tables, maps)? {
             return Ok(false);
         }
-        if self.waiting.len() == MAX_WAITING {
-            self.waiting.pop_front();
+        if self.waiting.len() == MAX_WAITING
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.leave(&oldest, maps);
         }
         self.waiting.push_back(copy);
         Ok(true)
@@ -91,7 +101,9 @@ impl Anew {
         let (of_this, others): (VecDeque<_>, _) = waiting.into_iter().partition(|copy| copy.tgid == tgid);
         self.waiting = others;
         for copy in of_this {
-            self.settle(&copy, target, tables, maps)?;
+            if !self.settle(&copy, target, tables, maps)? {
+                self.leave(&copy, maps);
+            }
         }
         Ok(())
     }
@@ -115,13 +127,33 @@ impl Anew {
             Err(Stopped::Undescribed) => return Ok(false),
             Err(Stopped::Failed(error)) => return Err(error),
         };
-        let (id, stack) = stack(copy, &walked);
+        self.keep(copy, &walked, stack_id(hash(copy, &walked.frames)), maps);
+        Ok(true)
+    }
+
+    /// Leaves a stack as it was walked at first. Others that look the same are one with it, as those are that were not
+    /// copied.
+    fn leave(&mut self, copy: &CopiedStack, maps: &mut Maps) {
+        let guessed = if copy.guessed { guess::FRAME_POINTER } else { 0 };
+        let walked = Walked { frames: copy.frames.clone(), end: copy.end, guessed };
+        self.keep(copy, &walked, stack_id(undescribed_hash(hash(copy, &copy.frames))), maps);
+    }
+
+    fn keep(&mut self, copy: &CopiedStack, walked: &Walked, id: u64, maps: &mut Maps) {
+        let stack = stack(copy, walked);
         if maps.set_stack(id, stack) {
+            let image = Image { generation: copy.generation, epoch: copy.epoch };
             self.kept.push(Kept { id, epoch: image.settled_epoch() });
             let guessed = stack.guessed != 0;
             self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
         }
-        Ok(true)
+    }
+
+    /// Leaves all that still wait.
+    pub fn leave_all(&mut self, maps: &mut Maps) {
+        for copy in mem::take(&mut self.waiting) {
+            self.leave(&copy, maps);
+        }
     }
 
     /// The stacks that were kept since this was asked for last.
@@ -129,10 +161,9 @@ impl Anew {
         mem::take(&mut self.kept)
     }
 
-    /// IDs that stand for the same stack as another one: from the first walk's to the one that it has.
+    /// IDs that stand for the same stack as another one: from a copied one's to the one that it has.
     pub fn same(&self) -> HashMap<u64, u64> {
-        let differing = self.found.iter().filter(|(from, found)| **from != found.id);
-        differing.map(|(&from, found)| (from, found.id)).collect()
+        self.found.iter().map(|(&from, found)| (from, found.id)).collect()
     }
 
     /// What the ledger is to be corrected by, where so many blocks of a stack were walked before it was described.
@@ -148,22 +179,27 @@ impl Anew {
     }
 }
 
-/// The stack that a walk has found, as the programs would have kept it.
-fn stack(copy: &CopiedStack, walked: &Walked) -> (u64, Stack) {
-    let mut frames = [0; MAX_FRAMES];
-    frames[..walked.frames.len()].copy_from_slice(&walked.frames);
+/// The hash of a stack's frames, as the programs make it.
+fn hash(copy: &CopiedStack, frames: &[u64]) -> u64 {
     let seed = stack_seed(copy.tgid, copy.generation);
-    let id = stack_id(walked.frames.iter().fold(seed, |hash, &frame| mix(hash, frame)));
-    let stack = Stack {
+    frames.iter().fold(seed, |hash, &frame| mix(hash, frame))
+}
+
+/// The stack that a walk has found, as the programs keep it.
+fn stack(copy: &CopiedStack, walked: &Walked) -> Stack {
+    let mut frames = [0; MAX_FRAMES];
+    for (place, frame) in frames.iter_mut().zip(&walked.frames) {
+        *place = *frame;
+    }
+    Stack {
         tgid: copy.tgid,
         generation: copy.generation,
-        len: walked.frames.len() as u32,
+        len: walked.frames.len().min(MAX_FRAMES) as u32,
         end: walked.end as u32,
         guessed: (walked.guessed & guess::FRAME_POINTER).into(),
         _pad: 0,
         frames,
-    };
-    (id, stack)
+    }
 }
 
 #[cfg(test)]
@@ -175,10 +211,10 @@ mod tests {
         let mut anew = Anew::default();
         let found = |id, ended, ends, guessed| Found { id, ended, ends, guessed };
         anew.found.insert(1, found(10, StackEnd::Base, StackEnd::Base, false));
-        anew.found.insert(2, found(2, StackEnd::Lost, StackEnd::Base, true));
+        anew.found.insert(2, found(20, StackEnd::Lost, StackEnd::Base, true));
         anew.found.insert(3, found(30, StackEnd::Lost, StackEnd::Truncated, false));
         let corrections = anew.corrections(|id| id * 100);
         assert_eq!(corrections, Corrections { guessed: -100 + 200, lost: -200 - 300, truncated: 300 });
-        assert_eq!(anew.same(), HashMap::from([(1, 10), (3, 30)]));
+        assert_eq!(anew.same(), HashMap::from([(1, 10), (2, 20), (3, 30)]));
     }
 }

@@ -70,6 +70,9 @@ impl Session {
         if counting == Counting::Runs {
             self.own.recursion_misses = self.recursion_misses();
         }
+        if occasion == Occasion::End {
+            self.anew.leave_all(&mut self.maps);
+        }
         self.own.corrections = self
             .anew
             .corrections(|stack| snapshot.sites.get(&stack).map_or(0, |site| site.undescribed_blocks));

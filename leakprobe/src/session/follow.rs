@@ -171,6 +171,10 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
 /// Takes in the copied stacks that there are.
 fn take_copies(session: &mut Session, ring: &mut RingBuf<MapData>) -> Result<()> {
     for _ in 0..COPIES_AT_ONCE {
+        // What is not taken fills the ring buffer, and nothing is copied any more.
+        if !session.takes_copies() {
+            break;
+        }
         let Some(record) = ring.next() else { break };
         let mut bytes = &*record;
         if let Some(copy) = decode::copied_stack(&mut bytes) {

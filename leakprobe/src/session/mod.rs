@@ -7,6 +7,7 @@ mod follow;
 mod kernel;
 mod output;
 mod unwinding;
+mod versions;
 mod watched;
 
 use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant};
@@ -14,13 +15,7 @@ use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant
 use anyhow::{Result, bail};
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
 
-use self::{
-    anew::Anew,
-    copies::Copies,
-    output::Output,
-    unwinding::ObjectTables,
-    watched::{Scan, Watched},
-};
+use self::{anew::Anew, copies::Copies, output::Output, unwinding::ObjectTables, watched::Watched};
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
     watched::kernel_is_hazardous,
@@ -218,9 +213,14 @@ impl Session {
             watched.fail(refusal);
             return Ok(true);
         }
-        // First: what is mapped may change at once.
         let epoch = self.unwinding.epoch(index as u32)?;
-        let Some(Scan { found, mapped }) = watched.scan(&mut self.objects, epoch)? else { return Ok(false) };
+        let Some(mapped) = watched.read_mappings(&mut self.objects)? else { return Ok(false) };
+        if self.unwinding.epoch(index as u32)? != epoch {
+            // It changed meanwhile: what was read is of neither. Its allocators are probed already, or come next time.
+            watched.want_look();
+            return Ok(true);
+        }
+        let found = watched.take_in(&mapped, epoch);
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
         if epoch & 1 == 0 {
             let image = Image { generation: watched.generation(), epoch };
@@ -296,6 +296,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether copies of stacks are still taken in.
+    fn takes_copies(&self) -> bool {
+        self.copies.is_some() || self.anew.has_room(self.options.max_stacks)
     }
 
     /// Takes in a copy of a stack, whose record has these bytes.

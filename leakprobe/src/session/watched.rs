@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
     io,
     os::fd::AsFd as _,
     sync::Arc,
@@ -12,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use leakprobe_common::Stack;
 
+use super::versions::Versions;
 use crate::{
     probe::{
         assign::{self, Freedom},
@@ -22,7 +22,8 @@ use crate::{
     },
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
     target::{
-        discovery::{Discovery, FoundObject, LINKER},
+        discovery::{Discovery, FoundObject},
+        family::LINKER,
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
@@ -44,12 +45,9 @@ pub struct Watched {
     last: Vitals,
     ended: Option<Option<String>>,
     generation: u32,
-    /// By generation and epoch of the code: what was ever mapped until then.
-    spaces: BTreeMap<(u32, u32), AddressSpace>,
+    versions: Versions,
     /// Epoch of the code, as far as events have told: stacks are told of in the same order.
     epoch: u32,
-    /// Of stacks that were new in a later epoch than the first: which.
-    epochs: HashMap<u64, u32>,
     looked: Option<Instant>,
     look_wanted: bool,
     discovery: Discovery,
@@ -64,17 +62,6 @@ pub struct Watched {
 
 /// The same where the dynamic linker has told of a change: a library that was opened is used at once.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(5);
-
-/// Versions of a process's mappings that are kept: the first one, and the latest.
-const MAX_SPACES: usize = 64;
-
-/// What a look at a process has found.
-pub struct Scan {
-    /// The allocators that are new.
-    pub found: Vec<FoundObject>,
-    /// What is mapped now.
-    pub mapped: AddressSpace,
-}
 
 /// An object with the probes chosen for it.
 pub struct PlannedObject {
@@ -102,9 +89,8 @@ impl Watched {
             last: vitals,
             ended: None,
             generation: 0,
-            spaces: BTreeMap::new(),
+            versions: Versions::default(),
             epoch: 0,
-            epochs: HashMap::new(),
             looked: None,
             look_wanted: false,
             discovery,
@@ -179,8 +165,8 @@ impl Watched {
         self.looked = None;
     }
 
-    /// Reads its mappings; `None` when it has ended. `epoch`: of its code, before.
-    pub fn scan(&mut self, objects: &mut ObjectCache, epoch: u32) -> Result<Option<Scan>> {
+    /// Reads its mappings; `None` when it has ended.
+    pub fn read_mappings(&mut self, objects: &mut ObjectCache) -> Result<Option<AddressSpace>> {
         self.looked = Some(Instant::now());
         self.look_wanted = false;
         let scan = match read_address_space(&self.process, objects) {
@@ -193,49 +179,34 @@ impl Watched {
             }
         };
         self.cut = scan.cut;
-        self.trampoline = scan
-            .space
-            .mappings
-            .iter()
-            .find(|mapping| mapping.is_trampoline())
-            .map_or(0, |mapping| mapping.start);
-        let found = self.discovery.search(&scan.space).to_vec();
-        let image = (self.generation, epoch);
-        if !self.spaces.contains_key(&image) {
-            // What was unmapped since keeps its names.
-            let before = self.space(self.generation).cloned().unwrap_or_default();
-            self.spaces.insert(image, before);
-            // Most stacks are of the first one.
-            let second = self.spaces.keys().nth(1).copied().filter(|_| self.spaces.len() > MAX_SPACES);
-            if let Some(second) = second {
-                self.spaces.remove(&second);
-            }
-        }
-        let mapped = scan.space.clone();
-        if let Some(space) = self.spaces.get_mut(&image) {
-            space.merge(scan.space);
-        }
-        Ok(Some(Scan { found, mapped }))
+        Ok(Some(scan.space))
+    }
+
+    /// Takes in its mappings, those of an epoch of its code, and returns the allocators that are new.
+    pub fn take_in(&mut self, mapped: &AddressSpace, epoch: u32) -> Vec<FoundObject> {
+        let trampoline = mapped.mappings.iter().find(|mapping| mapping.is_trampoline());
+        self.trampoline = trampoline.map_or(0, |mapping| mapping.start);
+        self.versions.take_in(self.generation, epoch, mapped.clone());
+        self.discovery.search(mapped).to_vec()
     }
 
     /// Takes note of a new stack: a frame in no known mapping calls for a look, before it is unmapped again.
     pub fn notice(&mut self, id: u64, stack: &Stack) {
-        self.made_in(id, self.epoch);
+        self.versions.made_in(id, self.epoch);
         if stack.generation != self.generation || self.has_ended() {
             return;
         }
         let frames = stack.frames.iter().take(stack.len as usize);
         // JIT code stays unknown however often one looks, and a look finds it in an anonymous mapping.
         self.look_wanted |= self
-            .space(self.generation)
+            .versions
+            .latest(self.generation)
             .is_none_or(|space| frames.clone().any(|&address| address != 0 && space.find(address).is_none()));
     }
 
     /// Notes in which epoch of the code a stack was made first.
     pub fn made_in(&mut self, id: u64, epoch: u32) {
-        if epoch > 0 {
-            self.epochs.entry(id).or_insert(epoch);
-        }
+        self.versions.made_in(id, epoch);
     }
 
     /// Notes that its code has changed. Whether it is to be looked at at once; else it is when that is due.
@@ -314,27 +285,14 @@ impl Watched {
         std::mem::take(&mut self.attachments)
     }
 
-    /// What was mapped in a generation, as of its last look.
-    fn space(&self, generation: u32) -> Option<&AddressSpace> {
-        self.spaces.range((generation, 0)..=(generation, u32::MAX)).next_back().map(|(_, space)| space)
-    }
-
-    /// What was mapped when a stack was new. Where it was not read then, or is not kept: what was mapped before and after.
+    /// What was mapped when a stack was made.
     pub fn space_of(&self, id: u64, generation: u32) -> Option<Cow<'_, AddressSpace>> {
-        let epoch = self.epochs.get(&id).copied().unwrap_or(0);
-        let mut until = self.spaces.range((generation, 0)..=(generation, epoch));
-        let mut from = self.spaces.range((generation, epoch)..=(generation, u32::MAX));
-        match (until.next_back(), from.next()) {
-            (Some((before, space)), Some((after, _))) if before == after => Some(Cow::Borrowed(space)),
-            (Some((_, before)), Some((_, after))) => Some(Cow::Owned(before.common(after))),
-            (Some((_, space)), None) | (None, Some((_, space))) => Some(Cow::Borrowed(space)),
-            (None, None) => None,
-        }
+        self.versions.of(id, generation)
     }
 
     /// What its present program has had mapped, as of the last look.
     pub fn space_now(&self) -> Option<&AddressSpace> {
-        self.space(self.generation)
+        self.versions.latest(self.generation)
     }
 
     /// Its row in the report's head, after one more look at what it uses.

@@ -19,9 +19,6 @@ use super::{
     text::printable,
 };
 
-/// Name of the family that hands out no blocks: it is told of, and is rarely called.
-pub const LINKER: &str = "dynamic linker";
-
 /// Objects that the message of a vain search names.
 const NAMED_OBJECTS: usize = 8;
 
@@ -94,14 +91,18 @@ impl Discovery {
 
     fn look_at(&mut self, object: &Arc<Object>) {
         let (outcome, doubtful) = match object.file.as_ref().map(|file| find_functions(file, self.families)) {
-            Ok(Ok(Found::Allocators(_))) if !self.is_wanted(object) => {
-                ("holds an allocator, and is not --allocator-object".to_owned(), false)
-            }
-            Ok(Ok(Found::Allocators(allocators))) => {
+            Ok(Ok(Found::Allocators(mut allocators))) => {
+                let all = allocators.len();
+                if !self.is_wanted(object) {
+                    // The dynamic linker is watched whatever is recorded: stacks go wrong without it.
+                    allocators.retain(|found| !self.families[found.family].is_allocator());
+                }
+                let left_out = all > allocators.len();
                 let outcomes = allocators.iter().map(|Allocator { family, functions }| {
                     format!("{}, {} functions", self.families[*family].name, functions.len())
                 });
-                let outcome = outcomes.collect::<Vec<_>>().join("; ");
+                let left_out = left_out.then(|| "an allocator that --allocator-object leaves out".to_owned());
+                let outcome = outcomes.chain(left_out).collect::<Vec<_>>().join("; ");
                 self.objects.extend(allocators.into_iter().map(|Allocator { family, functions }| {
                     FoundObject {
                         object: Arc::clone(object),

@@ -4,12 +4,10 @@ use super::page::{Page, Tone};
 use crate::report::escape::{Cut, fit, visible};
 use crate::report::model::{ObjectStacks, ProbeRow, Report, StackMethod};
 use crate::report::units::{count, counted, size};
-
-/// Whose probes are hit only when a program opens or closes a library.
-const RARE: &str = "dynamic linker";
+use crate::target::family::LINKER;
 
 pub(super) fn probes(page: &mut Page, report: &Report) {
-    let is_slow = |probe: &&ProbeRow| probe.single_stepped && probe.allocator != RARE;
+    let is_slow = |probe: &&ProbeRow| probe.single_stepped && probe.allocator != LINKER;
     let slow = report.probes.iter().filter(is_slow).count() as u64;
     let cost = match slow {
         0 => "all emulated".to_owned(),

@@ -2,7 +2,7 @@ use std::fs::File;
 
 use super::*;
 use crate::target::{
-    family::FAMILIES,
+    family::{FAMILIES, LINKER},
     object::{ObjectCache, read_address_space},
     process::Process,
     space::Mapping,

@@ -8,7 +8,7 @@ use leakprobe_common::Call;
 
 pub use self::{
     prefix::with_prefixes,
-    table::{FAMILIES, LINK_STATE},
+    table::{FAMILIES, LINK_STATE, LINKER},
 };
 
 /// What a function does with a block, and which of its integer arguments (counted from 0) say so.
@@ -231,7 +231,7 @@ mod tests {
             functions.sort_unstable();
             functions.dedup();
             assert_eq!(functions.len(), all, "{}: a function stands there twice", family.name);
-            assert_eq!(family.is_allocator(), family.name != "dynamic linker", "{}", family.name);
+            assert_eq!(family.is_allocator(), family.name != LINKER, "{}", family.name);
             assert!(family.recognised_by.iter().all(|names| !names.is_empty()), "{}", family.name);
         }
         assert!(FAMILIES.len() <= usize::from(u8::MAX), "the cookie has a byte for it");

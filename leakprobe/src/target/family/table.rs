@@ -20,6 +20,9 @@ const FREE: Role = Role::frees();
 const CODE_CHANGE: Role =
     Role { call: Call::CodeChange, size: None, count: None, pointer: None, throws: false };
 
+/// Name of the family that hands out no blocks: it tells of code that comes and goes, which is rare.
+pub const LINKER: &str = "dynamic linker";
+
 /// Where the dynamic linker keeps what it tells by `_dl_debug_state`: a `struct r_debug`.
 pub const LINK_STATE: &str = "_r_debug";
 
@@ -333,7 +336,7 @@ pub static FAMILIES: &[Family] = &[
         functions: all_of!(C, REALLOCARRAY_TOO),
     },
     Family {
-        name: "dynamic linker",
+        name: LINKER,
         known: true,
         zero_frees: true,
         local_too: false,
