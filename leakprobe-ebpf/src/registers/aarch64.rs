@@ -85,19 +85,7 @@ impl Registers {
         }
     }
 
-    /// The registers that a walk begins with.
-    #[inline(always)]
-    pub fn caller(&self) -> Caller {
-        Caller {
-            ip: self.instruction_pointer(),
-            sp: self.stack_pointer(),
-            fp: self.frame_pointer(),
-            link: self.return_address(),
-            mask: self.code_mask(),
-        }
-    }
-
-    /// The same of the system call that the thread is in. From Linux 5.15 on, where it has BTF.
+    /// The registers that a walk begins with, of the system call that the thread is in. From Linux 5.15 on, where it has BTF.
     #[inline(always)]
     pub fn system_caller() -> Option<Caller> {
         // SAFETY: the helpers have no preconditions; a kernel that has no such one must not see the program. What is

@@ -20,3 +20,17 @@ pub struct Caller {
     /// The bits of a saved code address.
     pub mask: u64,
 }
+
+impl Registers {
+    /// The registers that a walk begins with, at a probe.
+    #[inline(always)]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            ip: self.instruction_pointer(),
+            sp: self.stack_pointer(),
+            fp: self.frame_pointer(),
+            link: self.return_address(),
+            mask: self.code_mask(),
+        }
+    }
+}

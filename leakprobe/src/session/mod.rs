@@ -6,11 +6,12 @@ mod copies;
 mod follow;
 mod kernel;
 mod output;
+mod run;
 mod unwinding;
 mod versions;
 mod watched;
 
-use std::{collections::HashMap, ffi::OsString, os::fd::BorrowedFd, time::Instant};
+use std::{collections::HashMap, os::fd::BorrowedFd, time::Instant};
 
 use anyhow::{Result, bail};
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
@@ -18,6 +19,7 @@ use leakprobe_common::{CHUNK_ROWS, Unwinding};
 use self::{anew::Anew, copies::Copies, output::Output, unwinding::ObjectTables, watched::Watched};
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
+    run::{run_command, run_pids},
     watched::kernel_is_hazardous,
 };
 use crate::{
@@ -27,7 +29,6 @@ use crate::{
         decode::{CopiedStack, Message},
         snapshot::Dropped,
     },
-    launch,
     lifetime::ranges::Ranges,
     probe::{
         assign::Freedom,
@@ -40,7 +41,7 @@ use crate::{
     },
     report::model::{Ledger, Warning},
     symbolize::Symbolizer,
-    sys::{bpf, clock, limits},
+    sys::{bpf, clock},
     target::{
         discovery::Discovery,
         family::{Family, with_prefixes},
@@ -392,53 +393,6 @@ impl Session {
         all.extend(self.watched.iter().flat_map(Watched::warnings));
         all
     }
-}
-
-/// Runs a session over running processes.
-pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
-    let Subject::Pids(pids) = options.subject.clone() else { bail!("no process was named") };
-    // First, so that a wrong number is told of even where nothing could be loaded.
-    if let Some(refusal) = features::refusal_here() {
-        bail!(refusal);
-    }
-    let processes = pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
-    let mut session = Session::prepare(options)?;
-    limits::raise_open_files();
-    for process in processes {
-        session.watch(process)?;
-    }
-    session.follow_ranges()?;
-    if let Some(ranges) = &mut session.ranges {
-        // A program that is started has none yet, and shows it when it makes one.
-        for watched in &session.watched {
-            if let Ok(Some(program_break)) = watched.process().program_break() {
-                ranges.set_break(watched.pid(), program_break);
-            }
-        }
-    }
-    for index in 0..session.watched.len() {
-        if !session.look(index)? {
-            bail!("process {} ended while it was being looked at", session.watched[index].pid());
-        }
-        if session.ranges.is_none() {
-            session.watched[index].require_allocator()?;
-        }
-    }
-    follow::block_on(session, None, begun).map(drop)
-}
-
-/// Starts a program, runs a session over it, and returns its exit code.
-pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Result<u8> {
-    if let Some(refusal) = features::refusal_here() {
-        bail!(refusal);
-    }
-    let mut session = Session::prepare(options)?;
-    let held = launch::start(command)?;
-    limits::raise_open_files();
-    session.watch(Process::open(held.pid())?)?;
-    session.follow_ranges()?;
-    let started = held.run_to_entry(|| session.look(0).map(drop))?;
-    follow::block_on(session, Some(started), begun)
 }
 
 /// Loads the programs for the mechanism that the kernel allows.

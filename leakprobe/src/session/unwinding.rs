@@ -395,3 +395,22 @@ fn own_vdso() -> io::Result<Vec<u8>> {
     File::open("/proc/self/mem")?.read_exact_at(&mut bytes, start)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_without_tables_are_joined_across_nothing_but_gaps() {
+        let range = |start, end, pages| CodeRange { start, end, offset: 0, pages };
+        let mut ranges = vec![
+            range(10, 20, NO_TABLE),
+            range(30, 40, NO_TABLE),
+            range(50, 60, 7),
+            range(70, 80, NO_TABLE),
+            range(90, 95, NO_TABLE),
+        ];
+        join_without_tables(&mut ranges);
+        assert_eq!(ranges, [range(10, 40, NO_TABLE), range(50, 60, 7), range(70, 95, NO_TABLE)]);
+    }
+}

@@ -179,7 +179,7 @@ fn every_place_of_call_frame_information_says_the_same() {
 }
 
 #[test]
-fn nothing_behind_the_end_of_a_section_is_read() {
+fn nothing_behind_the_end_of_a_section_is_taken_for_code() {
     let folder = Folder::new();
     let arguments = ["-O2", "-fPIC", "-shared", "-nostdlib", "-fasynchronous-unwind-tables"];
     let mut bytes = fs::read(folder.compile("end.so", ALONE, &arguments)).expect("what was built");
@@ -193,6 +193,33 @@ fn nothing_behind_the_end_of_a_section_is_read() {
     bytes.splice(end.., first);
     bytes.resize(bytes.len().max(1 << 16), 0xff);
     assert_eq!(compile(&bytes[..]).map(|compiled| compiled.table).ok(), Some(before));
+}
+
+/// Two functions of 16 bytes with so many bytes between them.
+fn with_gap(bytes: u64) -> Table {
+    let rule =
+        Rule { cfa: cfa::STACK_POINTER, cfa_offset: 8, ra: saved::AT_CFA, ra_offset: -8, ..Rule::default() };
+    let (first, second) = (0x1000..0x1010, 0x1010 + bytes..0x1020 + bytes);
+    let mut functions = Functions::default();
+    functions.add(first.clone(), rule);
+    functions.add(second.clone(), rule);
+    Table::new(&functions, &(first.start..second.end), None).expect("a table")
+}
+
+#[test]
+fn what_lies_between_functions_is_padding_or_code_of_another_kind() {
+    let row_at = |table: &Table, address: u16| {
+        let after = table.rows.partition_point(|row| row.0 <= address);
+        table.rows[after - 1].1
+    };
+    for (bytes, rule, told) in
+        [(8, 0, 0), (16, GUESS, 0), (48, GUESS, 0), (64, GUESS, 64), (8192, GUESS, 8192)]
+    {
+        let table = with_gap(bytes);
+        assert_eq!(row_at(&table, 0x1011), rule, "{bytes}");
+        assert_eq!(table.unknown_bytes, told, "{bytes}");
+        assert!(table.find(0x100f).is_some() && table.find(0x1010 + bytes).is_some(), "{bytes}");
+    }
 }
 
 /// What must hold of every table, whatever it was made of.

@@ -128,6 +128,8 @@ fn an_operator_that_throws_does_so_unharmed() {
         let report = last(&reports);
         let warnings: Vec<&str> = report.warnings.iter().map(|warning| warning.kind.as_str()).collect();
         assert!(warnings.contains(&"operator_new"), "{:?}", report.warnings);
+        // What comes to malloc all the same is recorded.
+        assert!(report.sites_of(&["names::Circle::make(int)"]).count() > 0, "{}", report.digest());
         assert!(report.sites.iter().all(|site| site.allocator == allocator.name), "{}", report.digest());
         victim.quit();
     }

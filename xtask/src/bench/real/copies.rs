@@ -1,9 +1,9 @@
 //! The records that `leakprobe --stack-copies` writes: `StackCopy` of leakprobe-common, each cut to its valid pages.
 
-use std::{ffi::CString, fs, io::Read, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{ffi::CString, fs, io::Read, mem::offset_of, os::unix::ffi::OsStrExt as _, path::Path};
 
 use anyhow::{Context as _, bail, ensure};
-use leakprobe_common::{COPY_PAGE_BYTES, COPY_PAGES, MAX_FRAMES, StackCopy, StackEnd};
+use leakprobe_common::{COPY_PAGE_BYTES, COPY_PAGES, MAX_FRAMES, Stack, StackCopy, StackEnd};
 
 /// How a walk ended: at the outermost frame, or at the most frames that there is room for.
 pub const BASE: u32 = StackEnd::Base as u32;
@@ -50,21 +50,24 @@ impl<R: Read> Copies<R> {
 
     /// The next one; `None` at the end.
     pub fn next(&mut self) -> anyhow::Result<Option<Copy>> {
-        const HEAD: usize = size_of::<StackCopy>() - COPY_PAGES * COPY_PAGE_BYTES;
+        const HEAD: usize = offset_of!(StackCopy, memory);
         let mut head = [0; HEAD];
         match self.0.read(&mut head[..1]).context("failed to read the copies")? {
             0 => return Ok(None),
             _ => self.0.read_exact(&mut head[1..]).context("failed to read a copy")?,
         }
-        let half = |index: usize| head[4 * index..][..4].try_into().map_or(0, u32::from_ne_bytes);
-        let word = |index: usize| head[8 * index..][..8].try_into().map_or(0, u64::from_ne_bytes);
-        let (len, end, guessed) = (half(2) as usize, half(3), half(4) != 0);
-        let first = 3;
-        let after = first + MAX_FRAMES;
-        let (sp, fp) = (word(after + 2), word(after + 3));
-        let (undescribed, sampled, pages) = (word(after + 6) != 0, word(after + 7) != 0, word(after + 9));
+        let word = |at: usize| head[at..][..8].try_into().map_or(0, u64::from_ne_bytes);
+        let half = |at: usize| head[at..][..4].try_into().map_or(0, u32::from_ne_bytes);
+        let in_stack = |at: usize| half(offset_of!(StackCopy, stack) + at);
+        let (len, end) = (in_stack(offset_of!(Stack, len)) as usize, in_stack(offset_of!(Stack, end)));
+        let guessed = in_stack(offset_of!(Stack, guessed)) != 0;
+        let (sp, fp) = (word(offset_of!(StackCopy, sp)), word(offset_of!(StackCopy, fp)));
+        let undescribed = word(offset_of!(StackCopy, undescribed)) != 0;
+        let sampled = word(offset_of!(StackCopy, sampled)) != 0;
+        let pages = word(offset_of!(StackCopy, pages));
         ensure!(len <= MAX_FRAMES && pages <= COPY_PAGES as u64, "a copy of {len} frames and {pages} pages");
-        let frames = (0..len).map(|index| word(first + index)).collect();
+        let first = offset_of!(StackCopy, stack) + offset_of!(Stack, frames);
+        let frames = (0..len).map(|index| word(first + 8 * index)).collect();
         let mut memory = vec![0; pages as usize * COPY_PAGE_BYTES];
         self.0.read_exact(&mut memory).context("failed to read a copy")?;
         Ok(Some(Copy { frames, end, guessed, undescribed, sampled, sp, fp, memory }))
