@@ -30,6 +30,13 @@ pub const fn copied_hash(hash: u64, at_ns: u64, tid: u32) -> u64 {
     mix(mix(undescribed_hash(hash), at_ns), tid as u64)
 }
 
+/// The hash of a stack in code of which some has taken the place of other code: the same addresses were another stack
+/// before. `variant` is 0 where none has.
+#[inline(always)]
+pub const fn variant_hash(hash: u64, variant: u32) -> u64 {
+    if variant == 0 { hash } else { mix(hash, variant as u64) }
+}
+
 /// A stack's ID, from the hash of its frames.
 #[inline(always)]
 pub const fn stack_id(hash: u64) -> u64 {

@@ -16,7 +16,7 @@ mod unwind;
 
 pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
 pub use counter::{COUNTERS, Counter, LedgerRow};
-pub use hash::{copied_hash, mix, stack_id, stack_seed, undescribed_hash};
+pub use hash::{copied_hash, mix, stack_id, stack_seed, undescribed_hash, variant_hash};
 pub use kernel::{
     BULK_ALLOCATIONS, BULK_FREES, CACHE_NAME, Cache, CacheKey, CacheKind, CacheName, KernelBlock, KernelKey,
     KernelStack, MemoryKind, PendingBulk,
@@ -33,4 +33,4 @@ pub use unwind::{
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;

@@ -168,6 +168,10 @@ pub struct Space {
     pub generation: u32,
     /// How often objects had been unmapped, as [`next_epoch`] counts.
     pub epoch: u32,
+    /// Tells code from other code that was at the same addresses before, see [`crate::variant_hash`].
+    pub variant: u32,
+    /// Always 0.
+    pub _pad: u32,
     /// Sorted by address, and not overlapping; those that are not in use begin at [`UNUSED`].
     pub ranges: [CodeRange; MAX_RANGES],
     /// Rules of addresses that were looked up, by their hash. Written by the programs; one word each, so that none is
@@ -243,8 +247,8 @@ const _: () = {
     assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8);
     assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 120);
     assert!(size_of::<CodeRange>() == 24 && offset_of!(CodeRange, offset) == 16);
-    assert!(size_of::<Space>() == 8 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);
-    assert!(offset_of!(Space, cache) == 8 + 24 * MAX_RANGES);
+    assert!(size_of::<Space>() == 16 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);
+    assert!(offset_of!(Space, cache) == 16 + 24 * MAX_RANGES);
     assert!(CHUNK_ROWS.is_power_of_two() && MAX_RANGES.is_power_of_two() && CACHE_ENTRIES.is_power_of_two());
     assert!(MAX_RULES < 1 << CACHE_RULE_BITS);
 };

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{bpf_probe_read_user, generated};
 use leakprobe_common::{
     CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, NO_RULE, NO_SPACE,
     NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, UNDESCRIBED, Unwinding,
-    Walk, cache_index, cfa, guess, mix, saved,
+    Walk, cache_index, cfa, guess, mix, saved, variant_hash,
 };
 
 use crate::{
@@ -95,10 +95,14 @@ pub fn walk<const LOOPED: bool>(thread: &mut Thread, caller: &Caller, seed: u64)
     if thread.walk.space != NO_SPACE && used(thread.walk.target) != thread.walk.space {
         thread.stack.end = LOST;
     }
+    let variant = SPACES.get_ptr(thread.walk.space).map_or(0, |space| {
+        // SAFETY: a live element of an array; an aligned word.
+        unsafe { core::ptr::read_volatile(&raw const (*space).variant) }
+    });
     let guessed = thread.walk.guessed;
     thread.stack.guessed = guessed as u32 & guess::FRAME_POINTER as u32;
     Some(Walked {
-        hash: thread.walk.hash,
+        hash: variant_hash(thread.walk.hash, variant),
         hijacked: thread.walk.hijacked != 0,
         undescribed: guessed & guess::UNDESCRIBED as u64 != 0,
     })

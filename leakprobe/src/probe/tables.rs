@@ -54,6 +54,15 @@ pub struct Image {
     pub epoch: u32,
 }
 
+/// Code of a process, as it is described.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Code {
+    /// Tells it from other code that was there before, see [`leakprobe_common::variant_hash`].
+    pub variant: u32,
+    /// Its ranges, sorted by address.
+    pub ranges: Vec<CodeRange>,
+}
+
 impl Image {
     /// The epoch that its code can be described in. Of a stack that was made while objects were unmapped, the next one:
     /// what was unmapped is gone, and the rest is where it was.
@@ -66,7 +75,7 @@ impl Image {
 struct Described {
     generation: u32,
     epoch: u32,
-    ranges: Vec<CodeRange>,
+    code: Code,
     second: bool,
 }
 
@@ -196,33 +205,45 @@ impl Tables {
         self.epochs.get(&target, 0).context("failed to read the epoch of a process's code")
     }
 
-    /// Describes a target's code, as it was in an epoch: `ranges` sorted by address. Nothing is written where they are
-    /// what they were.
+    /// Describes a target's code, as it was in an epoch. Nothing is written where it is what it was.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn describe(&mut self, target: u32, image: Image, ranges: Vec<CodeRange>) -> Result<()> {
+    pub fn describe(&mut self, target: u32, image: Image, code: Code) -> Result<()> {
         let Image { generation, epoch } = image;
         let known = self.described.entry(target).or_default();
-        let is_same = (known.generation, known.epoch) == (generation, epoch) && known.ranges == ranges;
-        if is_same && !ranges.is_empty() {
+        let is_same = (known.generation, known.epoch) == (generation, epoch) && known.code == code;
+        if is_same && !code.ranges.is_empty() {
             return Ok(());
         }
         let mut space = Box::new(Space {
             generation,
             epoch,
+            variant: code.variant,
+            _pad: 0,
             ranges: [CodeRange { start: UNUSED, ..CodeRange::default() }; MAX_RANGES],
             cache: [0; leakprobe_common::CACHE_ENTRIES],
         });
-        let len = ranges.len().min(MAX_RANGES);
-        space.ranges[..len].copy_from_slice(&ranges[..len]);
+        let len = code.ranges.len().min(MAX_RANGES);
+        space.ranges[..len].copy_from_slice(&code.ranges[..len]);
         let second = !known.second;
-        *known = Described { generation, epoch, ranges, second };
+        *known = Described { generation, epoch, code, second };
         let index = 1 + target * 2 + u32::from(second);
         self.spaces
             .set(index, space.as_ref(), 0)
             .context("failed to describe a process's code to the BPF programs")?;
         self.space_of.set(target, index, 0).context("failed to describe a process's code to the BPF programs")
+    }
+
+    /// The variant of a target's code, as it is described; 0 where it is not.
+    pub fn variant(&self, target: u32, image: Image) -> u32 {
+        self.known(target, image).map_or(0, |known| known.code.variant)
+    }
+
+    fn known(&self, target: u32, image: Image) -> Option<&Described> {
+        let is_of_it =
+            |known: &&Described| (known.generation, known.epoch) == (image.generation, image.settled_epoch());
+        self.described.get(&target).filter(is_of_it)
     }
 
     /// The rule of an address in a target's code, as the programs find it.
@@ -235,10 +256,8 @@ impl Tables {
     }
 
     fn rule_number(&self, target: u32, image: Image, address: u64) -> Result<u16> {
-        let epoch = image.settled_epoch();
-        let is_of_it = |known: &&Described| known.generation == image.generation && known.epoch == epoch;
-        let known = self.described.get(&target).filter(is_of_it);
-        let ranges = known.map_or(&[][..], |known| &known.ranges[..known.ranges.len().min(MAX_RANGES)]);
+        let ranges = self.known(target, image).map_or(&[][..], |known| &known.code.ranges);
+        let ranges = &ranges[..ranges.len().min(MAX_RANGES)];
         let after = ranges.partition_point(|range| range.start <= address);
         let range = after.checked_sub(1).map(|index| ranges[index]).filter(|range| address < range.end);
         let Some(range) = range else { return Ok(UNDESCRIBED) };

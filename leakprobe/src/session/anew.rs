@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::Result;
-use leakprobe_common::{MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_seed, undescribed_hash};
+use leakprobe_common::{
+    MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_seed, undescribed_hash, variant_hash,
+};
 
 use super::unwinding::ObjectTables;
 use crate::{
@@ -127,7 +129,8 @@ impl Anew {
             Err(Stopped::Undescribed) => return Ok(false),
             Err(Stopped::Failed(error)) => return Err(error),
         };
-        self.keep(copy, &walked, stack_id(hash(copy, &walked.frames)), maps);
+        let id = stack_id(variant_hash(hash(copy, &walked.frames), tables.variant(target, image)));
+        self.keep(copy, &walked, id, maps);
         Ok(true)
     }
 

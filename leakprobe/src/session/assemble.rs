@@ -76,7 +76,7 @@ impl Session {
         self.own.corrections = self
             .anew
             .corrections(|stack| snapshot.sites.get(&stack).map_or(0, |site| site.undescribed_blocks));
-        snapshot.unite(&self.anew.same());
+        snapshot.unite(&self.same_stacks());
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         let warnings = self.warnings(&ledger);
         let analysis = self.analyst.next(snapshot);

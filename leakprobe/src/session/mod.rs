@@ -8,6 +8,7 @@ mod kernel;
 mod output;
 mod run;
 mod unwinding;
+mod variants;
 mod versions;
 mod watched;
 
@@ -70,6 +71,8 @@ pub struct Session {
     families: &'static [Family],
     unwinding: ObjectTables,
     anew: Anew,
+    /// By ID that a stack was kept under: the one that it has.
+    own_ids: HashMap<u64, u64>,
     copies: Option<Copies>,
     symbolizer: Symbolizer,
     analyst: Analyst,
@@ -148,6 +151,7 @@ impl Session {
             families,
             unwinding: ObjectTables::new(unwind, tables),
             anew: Anew::default(),
+            own_ids: HashMap::new(),
             copies,
             symbolizer: Symbolizer::new(),
             analyst: Analyst::new(now),
@@ -225,10 +229,11 @@ impl Session {
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
         if epoch & 1 == 0 {
             let image = Image { generation: watched.generation(), epoch };
-            self.unwinding.describe(index as u32, image, &mapped)?;
+            self.unwinding.describe(index as u32, image, &mapped, watched.variant())?;
             self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
-            self.anew.kept().iter().for_each(|kept| watched.made_in(kept.id, kept.epoch));
+            self.take_kept(index);
         }
+        let watched = &mut self.watched[index];
         let planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
             for object in &planned {
@@ -269,6 +274,7 @@ impl Session {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 if let Some(kept) = self.maps.stack(stack) {
                     self.watched[index].notice(stack, &kept);
+                    self.settle_id(index, stack);
                 }
             }
             Message::CodeChange { tgid, epoch } => {
@@ -316,11 +322,37 @@ impl Session {
             if self.anew.take(copy, index as u32, &self.unwinding, &mut self.maps)? {
                 self.watched[index].want_look();
             }
-            for kept in self.anew.kept() {
-                self.watched[index].made_in(kept.id, kept.epoch);
-            }
+            self.take_kept(index);
         }
         Ok(())
+    }
+
+    /// Takes note of the stacks that were unwound anew.
+    fn take_kept(&mut self, index: usize) {
+        for kept in self.anew.kept() {
+            self.watched[index].made_in(kept.id, kept.epoch);
+            self.settle_id(index, kept.id);
+        }
+    }
+
+    /// Keeps a stack under the ID that it has in other variants of the process's code too, if it does not come through what
+    /// tells them apart.
+    fn settle_id(&mut self, index: usize, id: u64) {
+        let Some(stack) = self.maps.stack(id) else { return };
+        let watched = &mut self.watched[index];
+        if let Some(own) = watched.own_id(id, &stack)
+            && self.maps.set_stack(own, stack)
+        {
+            watched.made_in(own, watched.epoch_of(id));
+            self.own_ids.insert(id, own);
+        }
+    }
+
+    /// IDs that stand for the same stack as another one.
+    fn same_stacks(&self) -> HashMap<u64, u64> {
+        let own = |id: u64| self.own_ids.get(&id).copied().unwrap_or(id);
+        let anew = self.anew.same().into_iter().map(|(from, to)| (from, own(to)));
+        anew.chain(self.own_ids.iter().map(|(&from, &to)| (from, to))).collect()
     }
 
     /// Looks at every process that is still there.

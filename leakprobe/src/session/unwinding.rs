@@ -16,7 +16,7 @@ use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, Rule, UNUSED}
 
 use crate::{
     cli::Unwind,
-    probe::tables::{Image, NoRoom, Tables},
+    probe::tables::{Code, Image, NoRoom, Tables},
     report::{
         escape::visible,
         model::{ObjectStacks, StackMethod, Warning},
@@ -90,11 +90,11 @@ impl ObjectTables {
     }
 
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number, `space` what it has mapped
-    /// now.
+    /// now, `variant` what tells that from what was there before.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn describe(&mut self, target: u32, image: Image, space: &AddressSpace) -> Result<()> {
+    pub fn describe(&mut self, target: u32, image: Image, space: &AddressSpace, variant: u32) -> Result<()> {
         if self.how == Unwind::Fp {
             self.note_frame_pointers(space);
         }
@@ -111,7 +111,12 @@ impl ObjectTables {
             join_without_tables(&mut ranges);
         }
         self.cut.insert(target, ranges.len().saturating_sub(MAX_RANGES));
-        self.tables.describe(target, image, ranges)
+        self.tables.describe(target, image, Code { variant, ranges })
+    }
+
+    /// The variant of a process's code.
+    pub fn variant(&self, target: u32, image: Image) -> u32 {
+        self.tables.variant(target, image)
     }
 
     /// The rule of an address in a process's code.

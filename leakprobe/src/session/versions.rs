@@ -47,9 +47,14 @@ impl Versions {
         self.made_in.entry(stack).or_insert(epoch);
     }
 
+    /// In which epoch a stack was made first.
+    pub fn epoch_of(&self, stack: u64) -> u32 {
+        self.made_in.get(&stack).copied().unwrap_or(0)
+    }
+
     /// What was mapped when a stack was made. Where that was not read, or is not kept: what was mapped before and after.
     pub fn of(&self, stack: u64, generation: u32) -> Option<Cow<'_, AddressSpace>> {
-        let epoch = self.made_in.get(&stack).copied().unwrap_or(0);
+        let epoch = self.epoch_of(stack);
         let mut until = self.spaces.range((generation, 0)..=(generation, epoch));
         let mut from = self.spaces.range((generation, epoch)..=(generation, u32::MAX));
         match (until.next_back(), from.next()) {

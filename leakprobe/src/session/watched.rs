@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use leakprobe_common::Stack;
+use leakprobe_common::{MAX_FRAMES, Stack};
 
-use super::versions::Versions;
+use super::{variants::Variants, versions::Versions};
 use crate::{
     probe::{
         assign::{self, Freedom},
@@ -46,6 +46,8 @@ pub struct Watched {
     ended: Option<Option<String>>,
     generation: u32,
     versions: Versions,
+    variants: Variants,
+    variant: u32,
     /// Epoch of the code, as far as events have told: stacks are told of in the same order.
     epoch: u32,
     looked: Option<Instant>,
@@ -90,6 +92,8 @@ impl Watched {
             ended: None,
             generation: 0,
             versions: Versions::default(),
+            variants: Variants::default(),
+            variant: 0,
             epoch: 0,
             looked: None,
             look_wanted: false,
@@ -187,6 +191,7 @@ impl Watched {
         let trampoline = mapped.mappings.iter().find(|mapping| mapping.is_trampoline());
         self.trampoline = trampoline.map_or(0, |mapping| mapping.start);
         self.versions.take_in(self.generation, epoch, mapped.clone());
+        self.variant = self.variants.take_in(self.generation, epoch, mapped);
         self.discovery.search(mapped).to_vec()
     }
 
@@ -202,6 +207,24 @@ impl Watched {
             .versions
             .latest(self.generation)
             .is_none_or(|space| frames.clone().any(|&address| address != 0 && space.find(address).is_none()));
+    }
+
+    /// What tells its code from other code that was in the same place, as of the last look.
+    pub fn variant(&self) -> u32 {
+        self.variant
+    }
+
+    /// The ID of a stack whose epoch was noted, where it is not the one that it has: see [`Variants::own_id`].
+    pub fn own_id(&self, id: u64, stack: &Stack) -> Option<u64> {
+        let (frames, epoch) =
+            (&stack.frames[..(stack.len as usize).min(MAX_FRAMES)], self.versions.epoch_of(id));
+        let space = self.versions.of(id, stack.generation)?;
+        self.variants.own_id(id, (stack.tgid, stack.generation), epoch, frames, &space)
+    }
+
+    /// In which epoch of the code a stack was made first.
+    pub fn epoch_of(&self, id: u64) -> u32 {
+        self.versions.epoch_of(id)
     }
 
     /// Notes in which epoch of the code a stack was made first.
