@@ -31,14 +31,61 @@ pub enum Invocation {
 /// What is profiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// Running processes; each once, at least one.
-    Pids(Vec<u32>),
+    /// Running processes.
+    Processes(Selection),
     /// A program to start, with its arguments; at least one word.
     Command(Vec<OsString>),
     /// The built-in leaking program.
     Demo,
     /// The kernel's own memory.
     Kernel,
+}
+
+/// Which running processes are profiled; at least one thing is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// These; each once.
+    pub pids: Vec<u32>,
+    /// All in these control groups, by directory or by the path that `/proc/PID/cgroup` shows.
+    pub cgroups: Vec<PathBuf>,
+    /// All of these names.
+    pub names: Vec<String>,
+}
+
+impl Selection {
+    /// Whether processes can come to it.
+    pub fn is_open(&self) -> bool {
+        !self.cgroups.is_empty() || !self.names.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pids.is_empty() && !self.is_open()
+    }
+}
+
+/// When the probes go in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trigger {
+    /// As soon as a process has so much resident memory, bytes.
+    pub rss: Option<u64>,
+    /// As soon as a process's resident memory has grown so much in that time.
+    pub growth: Option<Growth>,
+}
+
+impl Trigger {
+    /// Whether the probes go in at once.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How fast memory grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Bytes; above 0.
+    pub bytes: u64,
+    /// Within this time; above 0.
+    pub within: Duration,
 }
 
 /// Form of the reports.
@@ -133,6 +180,8 @@ pub struct KernelOptions {
 pub struct Options {
     /// What is profiled.
     pub subject: Subject,
+    /// When it begins.
+    pub trigger: Trigger,
     /// Time from report to report; at least [`MIN_INTERVAL`].
     pub interval: Duration,
     /// When to end by itself; above 0.
@@ -151,6 +200,8 @@ pub struct Options {
     pub max_blocks: Option<u32>,
     /// Distinct stacks that there is room for; at least 1.
     pub max_stacks: u32,
+    /// Processes that are profiled at a time, where some can come and go; at least 1.
+    pub max_processes: u32,
     /// How stacks are unwound.
     pub unwind: Unwind,
     /// Rows of unwind tables that there is room for; at least 1.
@@ -186,6 +237,9 @@ pub struct Options {
 /// Distinct stacks that there is room for by default.
 pub const DEFAULT_MAX_STACKS: u32 = 16_384;
 
+/// Processes that there is room for by default, where some can come and go: 23 MiB of tables.
+pub const DEFAULT_MAX_PROCESSES: u32 = 256;
+
 /// Rows of unwind tables that there is room for by default: 16 MiB. libLLVM has one million.
 pub const DEFAULT_MAX_UNWIND_ROWS: u32 = 4_194_304;
 
@@ -207,7 +261,7 @@ impl Options {
         match (&self.output, &self.subject) {
             (Some(path), _) => Destination::File(path.clone()),
             (None, Subject::Command(_)) => Destination::Stderr,
-            (None, Subject::Pids(_) | Subject::Demo | Subject::Kernel) => Destination::Stdout,
+            (None, Subject::Processes(_) | Subject::Demo | Subject::Kernel) => Destination::Stdout,
         }
     }
 }
@@ -228,10 +282,19 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     let cli = Cli::try_parse_from(words).map_err(explain_stray_word)?;
     let kernel = kernel_options(&cli)?;
-    let subject = match (cli.mode, cli.what.pid, cli.what.command) {
-        (None, pids, command) if cli.what.kernel && pids.is_empty() && command.is_empty() => Subject::Kernel,
-        (None, pids, command) if cli.what.kernel => {
-            let what = if pids.is_empty() && !command.is_empty() { "-- COMMAND" } else { "--pid" };
+    let trigger = Trigger { rss: cli.begin.when_rss, growth: cli.begin.when_growth };
+    let asked = Selection { pids: each_once(cli.what.pid), cgroups: cli.what.cgroup, names: cli.what.comm };
+    let subject = match (cli.mode, asked, cli.what.command) {
+        (None, asked, command) if cli.what.kernel && asked.is_empty() && command.is_empty() => {
+            Subject::Kernel
+        }
+        (None, asked, command) if cli.what.kernel => {
+            let what = match (&asked, command.is_empty()) {
+                (asked, false) if asked.is_empty() => "-- COMMAND",
+                (asked, _) if !asked.pids.is_empty() => "--pid",
+                (asked, _) if !asked.cgroups.is_empty() => "--cgroup",
+                _ => "--comm",
+            };
             let what = format!(
                 "--kernel records what the kernel allocates for itself, for all processes at once, and {what} what one \
                  process takes from its own allocator: run them one after the other, or as two leakprobes at the same \
@@ -243,24 +306,26 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
             let what = format!("--kernel does not go with {}: leave one of them out", mode.word());
             return Err(wrong(ErrorKind::ArgumentConflict, &what));
         }
-        (Some(Mode::Doctor), pids, command) if pids.is_empty() && command.is_empty() => {
+        (Some(Mode::Doctor), asked, command) if asked.is_empty() && command.is_empty() => {
             return Ok(Invocation::Doctor { format: cli.output.format, output: cli.output.output });
         }
-        (Some(Mode::Demo), pids, command) if pids.is_empty() && command.is_empty() => Subject::Demo,
-        (None, pids, command) if !pids.is_empty() && command.is_empty() => Subject::Pids(each_once(pids)),
-        (None, pids, command) if pids.is_empty() && !command.is_empty() => Subject::Command(command),
-        (None, pids, command) if pids.is_empty() && command.is_empty() => {
-            let what = "nothing to profile: give --pid PID, or --kernel, or -- COMMAND, or demo";
+        (Some(Mode::Demo), asked, command) if asked.is_empty() && command.is_empty() => Subject::Demo,
+        (None, asked, command) if !asked.is_empty() && command.is_empty() => Subject::Processes(asked),
+        (None, asked, command) if asked.is_empty() && !command.is_empty() => Subject::Command(command),
+        (None, asked, command) if asked.is_empty() && command.is_empty() => {
+            let what = "nothing to profile: give --pid PID, or --cgroup PATH, or --comm NAME, or --kernel, or \
+                        -- COMMAND, or demo";
             return Err(wrong(ErrorKind::MissingRequiredArgument, what));
         }
         _ => {
-            let what = "more than one thing to profile: give either --pid PID (as often as you like), or \
-                        -- COMMAND, or demo";
+            let what = "more than one thing to profile: give either --pid, --cgroup and --comm (as often as you like), \
+                        or -- COMMAND, or demo";
             return Err(wrong(ErrorKind::ArgumentConflict, what));
         }
     };
     let options = Options {
         subject,
+        trigger,
         interval: cli.show.interval,
         duration: cli.show.duration,
         older: cli.show.older,
@@ -269,6 +334,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         max_size: cli.limits.max_size,
         max_blocks: cli.limits.max_blocks,
         max_stacks: cli.limits.max_stacks,
+        max_processes: cli.limits.max_processes,
         unwind: cli.show.unwind,
         max_unwind_rows: cli.limits.max_unwind_rows,
         allocator_prefixes: cli.advanced.allocator_prefix,
@@ -322,6 +388,12 @@ fn kernel_options(cli: &Cli) -> Result<KernelOptions, clap::Error> {
 
 /// What no option can see of itself.
 fn check(options: &Options) -> Result<(), clap::Error> {
+    if !options.trigger.is_none() && !matches!(options.subject, Subject::Processes(_)) {
+        let option = if options.trigger.rss.is_some() { "--when-rss" } else { "--when-growth" };
+        let what =
+            format!("{option} waits for a running process to grow: it needs --pid, --cgroup or --comm");
+        return Err(wrong(ErrorKind::ArgumentConflict, &what));
+    }
     if let (Some(min), Some(max)) = (options.min_size, options.max_size)
         && min > max
     {

@@ -44,7 +44,7 @@ fn run(invocation: Invocation, begun: Begun) -> Result<u8> {
             Ok(0)
         }
         Invocation::Profile(options) => match options.subject.clone() {
-            Subject::Pids(_) => session::run_pids(*options, begun).map(|()| 0),
+            Subject::Processes(_) => session::run_processes(*options, begun).map(|()| 0),
             Subject::Command(command) => session::run_command(*options, &command, begun),
             Subject::Demo => run_demo(*options, begun),
             Subject::Kernel => session::run_kernel(*options, begun).map(|()| 0),

@@ -13,6 +13,8 @@ use crate::{
 pub struct OwnCounts {
     /// Records deleted because their process has replaced its program.
     pub exec_dropped: u64,
+    /// Records deleted because their process has ended, and others needed the room.
+    pub ended_dropped: u64,
     /// Runs that the kernel skipped, by program.
     pub recursion_misses: Vec<(String, u64)>,
     /// What is known better now of stacks.
@@ -127,6 +129,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
             kept(Counter::Freed),
             entry("reallocated", reallocated, false),
             entry(Counter::ExecDropped.key(), get(Counter::ExecDropped) + own.exec_dropped, false),
+            entry("ended_dropped", own.ended_dropped, false),
             lost(Counter::MissedFree),
             lost(Counter::RestoreLost),
             lost(Counter::TakenAbandoned),
@@ -343,7 +346,12 @@ mod tests {
         snapshot.counters.0[Counter::Recorded as usize] = 5;
         snapshot.records = 1;
         let recursion_misses = vec![("x".into(), 0), ("y".into(), 2)];
-        let own = OwnCounts { exec_dropped: 4, recursion_misses, corrections: Corrections::default() };
+        let own = OwnCounts {
+            exec_dropped: 4,
+            ended_dropped: 0,
+            recursion_misses,
+            corrections: Corrections::default(),
+        };
         let ledger = ledger(&snapshot, &own, Counting::Stands, false);
         assert_eq!(sum(&ledger.records), 5);
         assert_eq!(ledger.recursion_misses, [entry("y", 2, true)]);

@@ -71,6 +71,19 @@ pub struct Sums {
     pub totals: Totals,
 }
 
+/// Sums over the sites of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessSums {
+    /// Blocks outstanding.
+    pub live_blocks: u64,
+    /// Bytes outstanding.
+    pub live_bytes: u64,
+    /// Blocks old enough.
+    pub survivor_blocks: u64,
+    /// Their bytes.
+    pub survivor_bytes: u64,
+}
+
 /// What one report shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Analysis {
@@ -78,6 +91,8 @@ pub struct Analysis {
     pub sites: Vec<RankedSite>,
     /// Sums over all sites, those without survivors too.
     pub sums: Sums,
+    /// The same by process, for those that have something outstanding.
+    pub processes: HashMap<u32, ProcessSums>,
 }
 
 /// Compares each snapshot with the one before it.
@@ -116,6 +131,11 @@ impl Analyst {
             sums.survivor_blocks += ages.blocks;
             sums.survivor_bytes += ages.bytes;
             sums.growth_bytes += growth_bytes;
+            let process = analysis.processes.entry(key.tgid).or_default();
+            process.live_blocks += site.blocks;
+            process.live_bytes += site.bytes;
+            process.survivor_blocks += ages.blocks;
+            process.survivor_bytes += ages.bytes;
             if ages.blocks > 0 {
                 let mut totals = Totals::default();
                 if let Some(site) = snapshot.sites.get(&key.stack) {
@@ -186,5 +206,7 @@ mod tests {
         let order: Vec<_> = analysis.sites.iter().map(|site| (site.key.stack, site.ages.bytes)).collect();
         assert_eq!(order, [(7, 20), (6, 10)]);
         assert_eq!((analysis.sums.live_bytes, analysis.sums.survivor_bytes), (1_030, 30));
+        let of_it = ProcessSums { live_blocks: 3, live_bytes: 1_030, survivor_blocks: 2, survivor_bytes: 30 };
+        assert_eq!(analysis.processes, HashMap::from([(1, of_it)]));
     }
 }

@@ -1,8 +1,8 @@
 //! The options as clap reads them and shows them in its help.
 
 use super::{
-    AttachWith, DEFAULT_MAX_STACKS, DEFAULT_MAX_UNWIND_ROWS, Format, MIN_INTERVAL, Placement, ProbeFunctions,
-    Unwind,
+    AttachWith, DEFAULT_MAX_PROCESSES, DEFAULT_MAX_STACKS, DEFAULT_MAX_UNWIND_ROWS, Format, Growth,
+    MIN_INTERVAL, Placement, ProbeFunctions, Unwind,
 };
 use crate::report::units::{UnitError, parse_duration, parse_size};
 use clap::{Args, Parser, Subcommand};
@@ -16,10 +16,19 @@ const MAX_PID: u32 = 1 << 22;
 /// A map of BPF with more entries than that is refused, or takes more memory than a profiler should.
 const MAX_ENTRIES: i64 = 1 << 27;
 
+/// The BPF programs know no more targets.
+const MAX_PROCESSES: i64 = 4096;
+
 const EXAMPLES: &str = "\
 Examples:
   A running service, until Ctrl-C:
     sudo leakprobe --pid 1298
+  Every process of a service, new ones too:
+    sudo leakprobe \
+      --cgroup system.slice/nginx.service
+  Not before it has grown:
+    sudo leakprobe --pid 1298 \
+      --when-growth 200M/10m
   The 5 largest sites of what is older than a minute:
     sudo leakprobe --pid 1298 \\
       --older 1m --top 5
@@ -48,7 +57,7 @@ Examples:
 #[command(
     name = "leakprobe",
     version,
-    override_usage = "leakprobe [OPTIONS] --pid PID...\n       leakprobe [OPTIONS] --kernel\n       \
+    override_usage = "leakprobe [OPTIONS] --pid PID...\n       leakprobe [OPTIONS] --cgroup PATH\n       leakprobe [OPTIONS] --comm NAME\n       leakprobe [OPTIONS] --kernel\n       \
                       leakprobe [OPTIONS] -- COMMAND...\n       leakprobe [OPTIONS] demo\n       leakprobe doctor",
     after_help = "Durations: 30s, 500ms, 5m, 1h30m; sizes: 4096, 64k, 1.5GiB. See --help for more.",
     after_long_help = EXAMPLES,
@@ -61,6 +70,8 @@ Examples:
 pub(super) struct Cli {
     #[command(flatten)]
     pub what: What,
+    #[command(flatten)]
+    pub begin: Begin,
     #[command(flatten)]
     pub kernel: Kernel,
     #[command(flatten)]
@@ -114,6 +125,20 @@ pub(super) struct What {
     #[arg(short, long, value_name = "PID", value_delimiter = ',', allow_negative_numbers = true, value_parser = pid)]
     pub pid: Vec<u32>,
 
+    /// Control group of which every process is profiled, new ones as they come; can be given several times
+    ///
+    /// A directory, or a path as /proc/PID/cgroup shows it: system.slice/nginx.service. With the groups below it. It goes on
+    /// when the group is empty, until Ctrl-C or --duration.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Vec<PathBuf>,
+
+    /// Name of the processes to profile, new ones as they come; several times, or with commas
+    ///
+    /// The kernel's short name (`ps -eo pid,comm`), of which 15 bytes are compared. It goes on when the last one has exited,
+    /// until Ctrl-C or --duration.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub comm: Vec<String>,
+
     /// Profile the kernel's own memory: slab caches and kmalloc
     ///
     /// Reports each cache, traced and by /proc/slabinfo, then the longest-lived survivors with the kernel's stacks. It
@@ -131,6 +156,21 @@ pub(super) struct What {
     /// Profile mmap, mremap, munmap and brk too
     #[arg(long, global = true)]
     pub mmap: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "When to begin")]
+pub(super) struct Begin {
+    /// Wait, with no probe in place, until a process has this much resident memory
+    ///
+    /// It is read from /proc once a second. When it is crossed, all processes asked for are profiled. With --when-growth,
+    /// whichever comes first counts.
+    #[arg(long, value_name = "SIZE", value_parser = positive_size)]
+    pub when_rss: Option<u64>,
+
+    /// Wait, with no probe in place, until a process's resident memory has grown by SIZE within DURATION: 200M/10m
+    #[arg(long, value_name = "SIZE/DURATION", value_parser = growth)]
+    pub when_growth: Option<Growth>,
 }
 
 #[derive(Debug, Args)]
@@ -219,6 +259,12 @@ pub(super) struct Limits {
     /// Blocks of stacks beyond it are recorded without a stack, and the report says how many those were.
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_STACKS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_stacks: u32,
+
+    /// Room for this many processes at a time, with --cgroup and --comm
+    ///
+    /// Those beyond it are left out, and the report says so.
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_PROCESSES, value_parser = clap::value_parser!(u32).range(1..=MAX_PROCESSES))]
+    pub max_processes: u32,
 
     /// Room for this many rows of unwind tables, 4 bytes each
     ///
@@ -334,6 +380,21 @@ fn interval(text: &str) -> Result<Duration, String> {
         Ok(interval) => Ok(interval),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn positive_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(0) => Err("every process has more than nothing; give a size such as 500M".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn growth(text: &str) -> Result<Growth, String> {
+    let Some((bytes, within)) = text.split_once('/') else {
+        return Err("expected a size and a time with a / between, such as 200M/10m".to_owned());
+    };
+    Ok(Growth { bytes: positive_size(bytes.trim())?, within: positive_duration(within.trim())? })
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

@@ -14,6 +14,10 @@ fn options(line: &str) -> Options {
     }
 }
 
+fn of_pids(pids: &[u32]) -> Subject {
+    Subject::Processes(Selection { pids: pids.to_vec(), ..Selection::default() })
+}
+
 /// The exit code and the first line of the error.
 fn refused(line: &str) -> (i32, String) {
     let error = parsed(line).unwrap_err();
@@ -70,7 +74,8 @@ fn the_kernel_goes_with_nothing_else() {
 #[test]
 fn defaults() {
     let expected = Options {
-        subject: Subject::Pids(vec![1298]),
+        subject: of_pids(&[1298]),
+        trigger: Trigger::default(),
         interval: Duration::from_secs(5),
         duration: None,
         older: None,
@@ -79,6 +84,7 @@ fn defaults() {
         max_size: None,
         max_blocks: None,
         max_stacks: 16_384,
+        max_processes: 256,
         unwind: Unwind::Auto,
         max_unwind_rows: 4_194_304,
         allocator_prefixes: Vec::new(),
@@ -103,6 +109,7 @@ fn defaults() {
 fn every_option() {
     let expected = Options {
         subject: Subject::Demo,
+        trigger: Trigger::default(),
         interval: Duration::from_millis(100),
         duration: Some(Duration::from_secs(5_400)),
         older: Some(Duration::ZERO),
@@ -111,6 +118,7 @@ fn every_option() {
         max_size: Some(10 << 20),
         max_blocks: Some(7),
         max_stacks: 8,
+        max_processes: 11,
         unwind: Unwind::Dwarf,
         max_unwind_rows: 9,
         allocator_prefixes: Vec::new(),
@@ -128,7 +136,7 @@ fn every_option() {
         stack_copies_one_in: 1,
     };
     let line = "--interval 100ms --duration 1h30m --older 0 --top 5 --min-size 64k --max-size 10mb --max-blocks 7 \
-                --max-stacks 8 --unwind dwarf --max-unwind-rows 9 --mmap --format json -o leaks.json -v \
+                --max-stacks 8 --max-processes 11 --unwind dwarf --max-unwind-rows 9 --mmap --format json -o leaks.json -v \
                 --allow-return-probes-under-seccomp \
                 --placement floor";
     // Options are taken on either side of the word.
@@ -138,8 +146,44 @@ fn every_option() {
 }
 
 #[test]
+fn groups_of_processes_and_when_they_are_profiled() {
+    let found = options(
+        "--pid 7 --cgroup system.slice/web.service --comm nginx,redis-server --comm node --when-rss 1g",
+    );
+    let selection = Selection {
+        pids: vec![7],
+        cgroups: vec!["system.slice/web.service".into()],
+        names: ["nginx", "redis-server", "node"].map(str::to_owned).to_vec(),
+    };
+    assert!(selection.is_open());
+    assert_eq!(found.subject, Subject::Processes(selection));
+    assert_eq!(found.trigger, Trigger { rss: Some(1 << 30), growth: None });
+    let growth = Growth { bytes: 200 << 20, within: Duration::from_secs(600) };
+    assert_eq!(
+        options("--pid 7 --when-growth 200M/10m").trigger,
+        Trigger { rss: None, growth: Some(growth) }
+    );
+    for (line, reason) in [
+        ("--cgroup x --kernel", "and --cgroup what one process takes"),
+        ("--comm x --kernel", "and --comm what one process takes"),
+        ("--comm x -- ls", "more than one thing to profile"),
+        ("--when-rss 1g -- ls", "--when-rss waits for a running process to grow"),
+        ("demo --pid 1", "unexpected argument"),
+        ("--pid 1 --when-growth 200M", "with a / between"),
+        ("--pid 1 --when-growth 200M/0", "a duration of 0"),
+        ("--pid 1 --when-rss 0", "more than nothing"),
+        ("--comm=", "a value is required"),
+        ("--pid 1 --max-processes 5000", "'--max-processes <N>'"),
+    ] {
+        let (code, text) = refused(line);
+        assert_eq!(code, 2, "{line}");
+        assert!(text.contains(reason), "{line}: {text}");
+    }
+}
+
+#[test]
 fn several_processes_each_once() {
-    assert_eq!(options("--pid 3 --pid 1 -p 3 -p 2,1").subject, Subject::Pids(vec![3, 1, 2]));
+    assert_eq!(options("--pid 3 --pid 1 -p 3 -p 2,1").subject, of_pids(&[3, 1, 2]));
 }
 
 #[test]
@@ -178,13 +222,12 @@ fn the_doctors_help_names_its_own_options_only() {
 
 #[test]
 fn exactly_one_thing_is_profiled() {
-    let nothing =
-        (2, "error: nothing to profile: give --pid PID, or --kernel, or -- COMMAND, or demo".to_owned());
+    let nothing = "error: nothing to profile: give --pid PID, or --cgroup PATH, or --comm NAME, or --kernel, or -- COMMAND, or demo";
     for line in ["", "--top 5", "--"] {
-        assert_eq!(refused(line), nothing, "{line}");
+        assert_eq!(refused(line), (2, nothing.to_owned()), "{line}");
     }
-    let too_much = "error: more than one thing to profile: give either --pid PID (as often as you like), or \
-                    -- COMMAND, or demo";
+    let too_much = "error: more than one thing to profile: give either --pid, --cgroup and --comm (as often as you \
+                    like), or -- COMMAND, or demo";
     for line in ["--pid 1 demo", "--pid 1 doctor", "--pid 1 -- true"] {
         assert_eq!(refused(line), (2, too_much.to_owned()), "{line}");
     }
@@ -312,6 +355,8 @@ Find the line of code that owns the memory a running process, or the kernel,
 does not give back
 
 Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --cgroup PATH
+       leakprobe [OPTIONS] --comm NAME
        leakprobe [OPTIONS] --kernel
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
@@ -322,11 +367,23 @@ Instead of --pid:
   doctor  Tell what this machine offers, and whether leakprobe works here
 
 What to profile:
-  -p, --pid <PID>  ID of a process to profile; can be given several times
-  -k, --kernel     Profile the kernel's own memory: slab caches and kmalloc
-      --mmap       Profile mmap, mremap, munmap and brk too
-  [COMMAND]...     Program to start (after --) and profile from its first
-                   allocation on, with its arguments
+  -p, --pid <PID>      ID of a process to profile; can be given several times
+      --cgroup <PATH>  Control group of which every process is profiled, new
+                       ones as they come; can be given several times
+      --comm <NAME>    Name of the processes to profile, new ones as they come;
+                       several times, or with commas
+  -k, --kernel         Profile the kernel's own memory: slab caches and kmalloc
+      --mmap           Profile mmap, mremap, munmap and brk too
+  [COMMAND]...         Program to start (after --) and profile from its first
+                       allocation on, with its arguments
+
+When to begin:
+      --when-rss <SIZE>
+          Wait, with no probe in place, until a process has this much resident
+          memory
+      --when-growth <SIZE/DURATION>
+          Wait, with no probe in place, until a process's resident memory has
+          grown by SIZE within DURATION: 200M/10m
 
 With --kernel:
       --cache <NAME>  Record only caches of these names (several times, or with
@@ -353,6 +410,8 @@ Limits:
       --max-blocks <N>       Room for this many outstanding blocks [default:
                              2097152]
       --max-stacks <N>       Room for this many distinct stacks [default: 16384]
+      --max-processes <N>    Room for this many processes at a time, with
+                             --cgroup and --comm [default: 256]
       --max-unwind-rows <N>  Room for this many rows of unwind tables, 4 bytes
                              each [default: 4194304]
 
@@ -387,6 +446,8 @@ memory a running process, or the kernel,
 does not give back
 
 Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --cgroup PATH
+       leakprobe [OPTIONS] --comm NAME
        leakprobe [OPTIONS] --kernel
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
@@ -403,6 +464,16 @@ What to profile:
   -p, --pid <PID>
           ID of a process to profile;
           can be given several times
+      --cgroup <PATH>
+          Control group of which every
+          process is profiled, new ones
+          as they come; can be given
+          several times
+      --comm <NAME>
+          Name of the processes to
+          profile, new ones as they
+          come; several times, or with
+          commas
   -k, --kernel
           Profile the kernel's own
           memory: slab caches and
@@ -415,6 +486,17 @@ What to profile:
           and profile from its first
           allocation on, with its
           arguments
+
+When to begin:
+      --when-rss <SIZE>
+          Wait, with no probe in place,
+          until a process has this much
+          resident memory
+      --when-growth <SIZE/DURATION>
+          Wait, with no probe in place,
+          until a process's resident
+          memory has grown by SIZE
+          within DURATION: 200M/10m
 
 With --kernel:
       --cache <NAME>
@@ -468,6 +550,10 @@ Limits:
       --max-stacks <N>
           Room for this many distinct
           stacks [default: 16384]
+      --max-processes <N>
+          Room for this many processes
+          at a time, with --cgroup and
+          --comm [default: 256]
       --max-unwind-rows <N>
           Room for this many rows of
           unwind tables, 4 bytes each
@@ -529,6 +615,8 @@ neither stopped nor restarted. Or watches the kernel's own allocators. Needs
 root.
 
 Usage: leakprobe [OPTIONS] --pid PID...
+       leakprobe [OPTIONS] --cgroup PATH
+       leakprobe [OPTIONS] --comm NAME
        leakprobe [OPTIONS] --kernel
        leakprobe [OPTIONS] -- COMMAND...
        leakprobe [OPTIONS] demo
@@ -541,6 +629,22 @@ Instead of --pid:
 What to profile:
   -p, --pid <PID>
           ID of a process to profile; can be given several times
+
+      --cgroup <PATH>
+          Control group of which every process is profiled, new ones as they
+          come; can be given several times
+
+          A directory, or a path as /proc/PID/cgroup shows it:
+          system.slice/nginx.service. With the groups below it. It goes on when
+          the group is empty, until Ctrl-C or --duration.
+
+      --comm <NAME>
+          Name of the processes to profile, new ones as they come; several
+          times, or with commas
+
+          The kernel's short name (`ps -eo pid,comm`), of which 15 bytes are
+          compared. It goes on when the last one has exited, until Ctrl-C or
+          --duration.
 
   -k, --kernel
           Profile the kernel's own memory: slab caches and kmalloc
@@ -558,6 +662,19 @@ What to profile:
 
           Its exit status is passed on. Reports go to standard error unless
           --output is given: standard output is the program's own.
+
+When to begin:
+      --when-rss <SIZE>
+          Wait, with no probe in place, until a process has this much resident
+          memory
+
+          It is read from /proc once a second. When it is crossed, all processes
+          asked for are profiled. With --when-growth, whichever comes first
+          counts.
+
+      --when-growth <SIZE/DURATION>
+          Wait, with no probe in place, until a process's resident memory has
+          grown by SIZE within DURATION: 200M/10m
 
 With --kernel:
       --cache <NAME>
@@ -648,6 +765,13 @@ Limits:
 
           [default: 16384]
 
+      --max-processes <N>
+          Room for this many processes at a time, with --cgroup and --comm
+
+          Those beyond it are left out, and the report says so.
+
+          [default: 256]
+
       --max-unwind-rows <N>
           Room for this many rows of unwind tables, 4 bytes each
 
@@ -713,6 +837,10 @@ Help:
 Examples:
   A running service, until Ctrl-C:
     sudo leakprobe --pid 1298
+  Every process of a service, new ones too:
+    sudo leakprobe --cgroup system.slice/nginx.service
+  Not before it has grown:
+    sudo leakprobe --pid 1298 --when-growth 200M/10m
   The 5 largest sites of what is older than a minute:
     sudo leakprobe --pid 1298 \
       --older 1m --top 5

@@ -21,6 +21,11 @@ impl Cookies {
         known.extend(probes.iter().map(|&probe| (object, probe)));
     }
 
+    /// Forgets what a process had, whose number another one has now.
+    pub fn forget(&mut self, tgid: u32) {
+        self.0.remove(&tgid);
+    }
+
     /// What the map must hold for a process, in the order in which it is to be written: an offset is marked as
     /// ambiguous after the whole addresses of its probes are known, as far as `space` has them.
     pub fn entries(&self, tgid: u32, space: &AddressSpace) -> Vec<(ProbeKey, Cookie)> {

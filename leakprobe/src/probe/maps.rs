@@ -5,7 +5,7 @@ use std::{collections::HashMap, mem::offset_of, os::fd::AsFd as _};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{Block, BlockKey, COUNTERS, Cookie, Counter, ProbeKey, Site, Stack, Target, Thread};
 
@@ -72,12 +72,26 @@ impl Maps {
         self.closing.set(0, 1, 0).context("failed to end the BPF programs' work")
     }
 
-    /// Makes a process a target.
-    /// `number` is its place among the targets.
-    pub fn add_target(&mut self, tgid: u32, number: u32) -> Result<()> {
+    /// Makes a process a target. `number` is its place among the targets, `generation` the number of its program image.
+    pub fn add_target(&mut self, tgid: u32, number: u32, generation: u32) -> Result<()> {
         self.targets
-            .insert(tgid, Target { number, ..Target::default() }, 0)
+            .insert(tgid, Target { number, generation, ..Target::default() }, 0)
             .with_context(|| format!("failed to register process {tgid} with the BPF programs"))
+    }
+
+    /// Makes a process that has ended no target any more.
+    pub fn remove_target(&mut self, tgid: u32) -> Result<()> {
+        match self.targets.remove(&tgid) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => {
+                Err(error).with_context(|| format!("failed to drop process {tgid}, which has ended"))
+            }
+        }
+    }
+
+    /// Outstanding blocks that there is room for.
+    pub fn room_for_blocks(&self) -> u64 {
+        self.capacity.blocks as u64
     }
 
     /// Tells the programs what is probed where, in the order given; see [`super::cookies`].
@@ -92,7 +106,12 @@ impl Maps {
 
     /// Tells the programs where a target's page of return-probe trampolines is.
     pub fn set_trampoline(&mut self, tgid: u32, trampoline: u64) -> Result<()> {
-        let target = self.targets.get(&tgid, 0)?;
+        let target = match self.targets.get(&tgid, 0) {
+            Ok(target) => target,
+            // It has ended meanwhile.
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("failed to read the target {tgid}")),
+        };
         if target.trampoline != trampoline {
             self.targets.insert(tgid, Target { trampoline, ..target }, 0)?;
         }
@@ -160,21 +179,21 @@ impl Maps {
         Ok(pending)
     }
 
-    /// Deletes the records of a process that belong to programs before `generation`, and returns them by stack.
-    pub fn forget_older_programs(&self, tgid: u32, generation: u32) -> Result<HashMap<u64, Dropped>> {
+    /// Deletes the records that are said to be gone with their process or its program, and returns them by stack.
+    pub fn forget(&self, is_gone: impl Fn(&BlockKey, &Block) -> bool) -> Result<HashMap<u64, Dropped>> {
         let mut old = Vec::new();
         self.each_block(|key, block| {
-            if key.tgid == tgid && block.generation < generation {
-                old.push((key.address, *block));
+            if is_gone(&key, block) {
+                old.push((key, *block));
             }
         })?;
         let data = map_data(&self.blocks).ok_or_else(|| anyhow!("BLOCKS is no hash map"))?;
         let mut deleted: HashMap<u64, Dropped> = HashMap::new();
-        for (address, block) in old {
-            let mut key = [0; decode::BLOCK_KEY_BYTES];
-            key[..8].copy_from_slice(&address.to_ne_bytes());
-            key[8..12].copy_from_slice(&tgid.to_ne_bytes());
-            if bpf::delete(data.fd().as_fd(), &key)? {
+        for (key, block) in old {
+            let mut bytes = [0; decode::BLOCK_KEY_BYTES];
+            bytes[..8].copy_from_slice(&key.address.to_ne_bytes());
+            bytes[8..12].copy_from_slice(&key.tgid.to_ne_bytes());
+            if bpf::delete(data.fd().as_fd(), &bytes)? {
                 deleted.entry(block.stack).or_default().add(Dropped { blocks: 1, bytes: block.size });
             }
         }

@@ -127,6 +127,22 @@ pub struct Process {
     pub state: ProcessState,
     /// How many programs it has had: 1, and 1 more for each exec seen.
     pub programs: u32,
+    /// Its number in its own PID namespace, where that is not the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_pid: Option<u32>,
+    /// The container that it lives in, as its control group names it. Untrusted, not yet escaped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Bytes outstanding.
+    pub live_bytes: u64,
+    /// Blocks outstanding.
+    pub live_blocks: u64,
+    /// Bytes of blocks at least `older_seconds` old.
+    pub survivor_bytes: u64,
+    /// Blocks at least `older_seconds` old.
+    pub survivor_blocks: u64,
+    /// `live_bytes` by the minutes that it has been profiled.
+    pub growth_bytes_per_minute: f64,
     /// VmSize, bytes. `None` (also below) when it could not be read.
     pub vm_size_bytes: Option<Gauge>,
     /// VmRSS, bytes.

@@ -67,6 +67,13 @@ fn process() -> Process {
         .to_vec(),
         state: ProcessState::Running,
         programs: 1,
+        namespace_pid: None,
+        container: None,
+        live_bytes: 35_756_441,
+        live_blocks: 8_704,
+        survivor_bytes: 32_610_713,
+        survivor_blocks: 7_936,
+        growth_bytes_per_minute: 7_151_288.0,
         vm_size_bytes: gauge(1_299_227_607, 67_108_864),
         vm_rss_bytes: gauge(327_155_712, 60_922_265),
         vm_data_bytes: gauge(421_527_552, 67_108_864),
@@ -293,6 +300,8 @@ pub(super) fn full() -> Report {
         command_line: vec!["worker".to_owned()],
         programs: 2,
         state: ProcessState::Running,
+        namespace_pid: Some(7),
+        container: Some("docker 3f9a3f9a3f9a".to_owned()),
         ..process()
     });
     report.sites[1].pid = 1301;

@@ -1,6 +1,6 @@
 //! One report: drained, analysed, named.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::Result;
 use leakprobe_common::{NO_STACK, StackEnd};
@@ -13,7 +13,10 @@ use crate::{
     },
     drain::snapshot::Snapshot,
     lifetime::ranges::RANGE_FAMILY,
-    report::model::{Frame, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality, StackRow, Totals},
+    report::model::{
+        Frame, Process as ProcessRow, ProcessState, Report, SCHEMA_VERSION, SiteKind, SiteRow, StackQuality,
+        StackRow, Totals,
+    },
     symbolize::Unknown,
     sys::clock,
 };
@@ -50,7 +53,7 @@ impl Session {
             Occasion::End => Counting::Stands,
         };
         let now = self.stopped_ns.unwrap_or_else(clock::monotonic_ns);
-        let all_ended = self.watched.iter().all(Watched::has_ended);
+        let all_ended = !self.goes_on();
         let elapsed = Duration::from_nanos(now.saturating_sub(self.started_ns));
         // Nothing that a dead process left behind will be freed: all of it has survived.
         let older = match (self.options.older, all_ended) {
@@ -79,6 +82,7 @@ impl Session {
         snapshot.unite(&self.same_stacks());
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         let warnings = self.warnings(&ledger);
+        let records = snapshot.records;
         let analysis = self.analyst.next(snapshot);
         self.reports += 1;
         let since_last = now.saturating_sub(self.last_report_ns);
@@ -94,7 +98,7 @@ impl Session {
             since_last_seconds: Duration::from_nanos(since_last).as_secs_f64(),
             older_seconds: older.as_secs_f64(),
             warnings,
-            processes: self.watched.iter_mut().map(Watched::row).collect(),
+            processes: self.processes(&analysis),
             kernel: None,
             totals: totals(&analysis),
             sites,
@@ -108,12 +112,52 @@ impl Session {
             },
             stacks: self.unwinding.rows(),
         };
+        if occasion == Occasion::Interval {
+            self.make_room(records)?;
+        }
         self.output.write(&report)
     }
 
+    /// The processes, those that hold the most survivors first.
+    fn processes(&mut self, analysis: &Analysis) -> Vec<ProcessRow> {
+        let mut rows: Vec<ProcessRow> = self
+            .watched
+            .iter_mut()
+            .map(|watched| {
+                let sums = analysis.processes.get(&watched.pid()).copied().unwrap_or_default();
+                let minutes = watched.watched_for().as_secs_f64() / 60.0;
+                let growth_bytes_per_minute =
+                    if minutes > 0.0 { sums.live_bytes as f64 / minutes } else { 0.0 };
+                ProcessRow {
+                    live_bytes: sums.live_bytes,
+                    live_blocks: sums.live_blocks,
+                    survivor_bytes: sums.survivor_bytes,
+                    survivor_blocks: sums.survivor_blocks,
+                    growth_bytes_per_minute,
+                    ..watched.row()
+                }
+            })
+            .collect();
+        let is_running = |row: &ProcessRow| row.state == ProcessState::Running;
+        rows.sort_by_key(|row| std::cmp::Reverse((is_running(row), row.survivor_bytes, row.live_bytes)));
+        rows
+    }
+
+    /// Whether something is still there to be profiled.
+    fn goes_on(&self) -> bool {
+        self.waits_for_more() || self.watched.iter().any(|watched| !watched.has_ended())
+    }
+
     fn rows(&mut self, analysis: &Analysis) -> Vec<SiteRow> {
-        let top = analysis.sites.iter().take(self.options.top);
-        top.zip(1..).map(|(site, rank)| self.row(site, rank)).collect()
+        let mut sites: Vec<&RankedSite> = analysis.sites.iter().collect();
+        if self.goes_on() {
+            // What a process held that has ended leaks no more, while others do.
+            let ended: HashSet<u32> =
+                self.watched.iter().filter(|watched| watched.has_ended()).map(Watched::pid).collect();
+            sites.sort_by_key(|site| ended.contains(&site.key.tgid));
+        }
+        let top: Vec<RankedSite> = sites.into_iter().take(self.options.top).copied().collect();
+        top.iter().zip(1..).map(|(site, rank)| self.row(site, rank)).collect()
     }
 
     fn row(&mut self, site: &RankedSite, rank: u32) -> SiteRow {

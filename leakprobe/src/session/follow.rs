@@ -61,9 +61,8 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     let mut events = ready::readable(events)?;
     let mut copies = ready::readable(copies)?;
     let (exited, mut exits) = mpsc::unbounded_channel();
-    for (index, watched) in session.watched.iter().enumerate() {
-        let pidfd = watched.process().pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
-        tokio::spawn(tell_when_over(pidfd, index, exited.clone()));
+    for index in 0..session.watched.len() {
+        await_end(&session, index, &exited)?;
     }
     let begin = Instant::now();
     let interval = session.options.interval;
@@ -88,8 +87,8 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             _ = hangup.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGHUP); break End::Asked }
             Some(index) = exits.recv() => {
                 let how = how_it_ended(&mut session, index, started.as_mut());
-                session.watched[index].end(how);
-                if session.watched.iter().all(|watched| watched.has_ended()) {
+                session.end(index, how)?;
+                if session.watched.iter().all(|watched| watched.has_ended()) && !session.waits_for_more() {
                     break End::AllExited;
                 }
             }
@@ -100,7 +99,12 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
                     break End::ReaderGone;
                 }
             }
-            _ = samples.tick() => session.sample(),
+            _ = samples.tick() => {
+                session.sample();
+                for index in session.admit()? {
+                    await_end(&session, index, &exited)?;
+                }
+            }
             () = sleep_until(looks_due(&session)), if session.wants_to_look() => session.look_where_wanted()?,
             // Before events, which may tell that what the copies were made of is gone.
             ready = copies.readable_mut() => {
@@ -137,7 +141,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         let watched = &session.watched[index];
         if !watched.has_ended() && watched.process().has_ended().unwrap_or(false) {
             let how = how_it_ended(&mut session, index, started.as_mut());
-            session.watched[index].end(how);
+            session.end(index, how)?;
         }
     }
     // Before the last look, which says what is in there.
@@ -181,6 +185,14 @@ fn take_copies(session: &mut Session, ring: &mut RingBuf<MapData>) -> Result<()>
             session.handle_copy(copy, bytes)?;
         }
     }
+    Ok(())
+}
+
+/// Has a process's end told.
+fn await_end(session: &Session, index: usize, exited: &mpsc::UnboundedSender<usize>) -> Result<()> {
+    let process = session.watched[index].process();
+    let pidfd = process.pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
+    tokio::spawn(tell_when_over(pidfd, index, exited.clone()));
     Ok(())
 }
 

@@ -5,8 +5,11 @@ mod assemble;
 mod copies;
 mod follow;
 mod kernel;
+mod members;
 mod output;
+mod processes;
 mod run;
+mod trigger;
 mod unwinding;
 mod variants;
 mod versions;
@@ -14,13 +17,15 @@ mod watched;
 
 use std::{collections::HashMap, os::fd::BorrowedFd, time::Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
 
-use self::{anew::Anew, copies::Copies, output::Output, unwinding::ObjectTables, watched::Watched};
+use self::{
+    anew::Anew, copies::Copies, members::Members, output::Output, unwinding::ObjectTables, watched::Watched,
+};
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
-    run::{run_command, run_pids},
+    run::{run_command, run_processes},
     watched::kernel_is_hazardous,
 };
 use crate::{
@@ -32,22 +37,19 @@ use crate::{
     },
     lifetime::ranges::Ranges,
     probe::{
-        assign::Freedom,
         attach,
         cookies::Cookies,
         features::{self, Mechanism},
         load::{self, Loaded, Settings, preallocate},
         maps::{Maps, Rings},
-        tables::{Image, Tables},
+        tables::Tables,
     },
     report::model::{Ledger, Warning},
     symbolize::Symbolizer,
     sys::{bpf, clock},
     target::{
-        discovery::Discovery,
         family::{Family, with_prefixes},
         object::ObjectCache,
-        process::Process,
     },
 };
 
@@ -64,7 +66,13 @@ pub struct Session {
     loaded: Loaded,
     maps: Maps,
     rings: Option<Rings>,
+    /// By place, which is the number of a target for the BPF programs.
     watched: Vec<Watched>,
+    members: Members,
+    /// Processes that may be profiled at a time.
+    room: usize,
+    /// The latest number of a program image, where places are taken over.
+    latest_generation: u32,
     /// Where probes carry no cookie.
     cookies: Option<Cookies>,
     objects: ObjectCache,
@@ -95,6 +103,10 @@ pub struct Session {
 impl Session {
     /// Opens the output, and loads the BPF programs; nothing is probed yet.
     pub fn prepare(options: Options) -> Result<Self> {
+        let members = match &options.subject {
+            Subject::Processes(selection) => Members::new(selection)?,
+            Subject::Command(_) | Subject::Demo | Subject::Kernel => Members::default(),
+        };
         let output = Output::open(&options)?;
         let copies = options.stack_copies.as_deref().map(Copies::create).transpose()?;
         let preallocate = !features::maps_on_demand();
@@ -114,7 +126,10 @@ impl Session {
             copied_one_in: if copies.is_some() { options.stack_copies_one_in } else { 0 },
             row_chunks: options.max_unwind_rows.div_ceil(CHUNK_ROWS as u32),
             targets: match &options.subject {
-                Subject::Pids(pids) => pids.len() as u32,
+                Subject::Processes(selection) if selection.is_open() => {
+                    options.max_processes.max(selection.pids.len() as u32)
+                }
+                Subject::Processes(selection) => selection.pids.len() as u32,
                 Subject::Command(_) | Subject::Demo | Subject::Kernel => 1,
             },
             ranges: options.mmap,
@@ -146,6 +161,9 @@ impl Session {
             maps,
             rings: Some(rings),
             watched: Vec::new(),
+            members,
+            room: settings.targets as usize,
+            latest_generation: 0,
             cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
             families,
@@ -167,87 +185,6 @@ impl Session {
             last_report_ns: now,
             reports: 0,
         })
-    }
-
-    /// Takes a process in: checks it and makes it a target. Its probes follow by [`Session::look`].
-    pub fn watch(&mut self, process: Process) -> Result<()> {
-        if self.hazardous && !self.options.allow_return_probes_under_seccomp {
-            let text = format!(
-                "kernel {} may kill a process that installs a seccomp filter while return probes are in it; do not \
-                 profile a process that is about to confine itself",
-                features::release()
-            );
-            self.notes.push(Warning { kind: "seccomp".into(), text });
-        }
-        if let Some(refusal) = watched::seccomp_refusal(&process)? {
-            if !self.options.allow_return_probes_under_seccomp {
-                bail!(refusal);
-            }
-            self.notes.push(Warning { kind: "seccomp".into(), text: refusal });
-        }
-        if features::execute_only_pages() && self.watched.is_empty() {
-            let text = "this processor does not let a program read the page that return probes lead to: a target that \
-                        unwinds its stack inside its allocator (a thread cancelled there, a backtrace in a signal \
-                        handler) can crash; do not profile such a program here";
-            self.notes.push(Warning { kind: "execute_only".into(), text: text.to_owned() });
-        }
-        self.maps.add_target(process.pid(), self.watched.len() as u32)?;
-        let discovery = Discovery::new(self.families, self.options.allocator_objects.clone());
-        self.watched.push(Watched::new(process, discovery, self.options.record_operator_new)?);
-        Ok(())
-    }
-
-    /// Looks at what a process has mapped, and probes the allocators that are new. Returns whether the
-    /// process is still there to be looked at.
-    pub fn look(&mut self, index: usize) -> Result<bool> {
-        if self.stopped_ns.is_some() {
-            return Ok(true);
-        }
-        let freedom = match self.options.placement {
-            Placement::Symbol => Freedom::Symbol,
-            Placement::Auto | Placement::Floor => Freedom::Best,
-        };
-        let floor = self.options.placement == Placement::Floor;
-        let watched = &mut self.watched[index];
-        if self.hazardous
-            && !self.options.allow_return_probes_under_seccomp
-            && let Ok(Some(refusal)) = watched::seccomp_refusal(watched.process())
-        {
-            // It has confined itself since the probes went in.
-            attach::detach(watched.take_attachments());
-            watched.fail(refusal);
-            return Ok(true);
-        }
-        let epoch = self.unwinding.epoch(index as u32)?;
-        let Some(mapped) = watched.read_mappings(&mut self.objects)? else { return Ok(false) };
-        if self.unwinding.epoch(index as u32)? != epoch {
-            // It changed meanwhile: what was read is of neither. Its allocators are probed already, or come next time.
-            watched.want_look();
-            return Ok(true);
-        }
-        let found = watched.take_in(&mapped, epoch);
-        self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
-        if epoch & 1 == 0 {
-            let image = Image { generation: watched.generation(), epoch };
-            self.unwinding.describe(index as u32, image, &mapped, watched.variant())?;
-            self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
-            self.take_kept(index);
-        }
-        let watched = &mut self.watched[index];
-        let planned = watched.plan(&found, freedom);
-        if let Some(cookies) = &mut self.cookies {
-            for object in &planned {
-                cookies.learn(watched.pid(), object.id, &object.probes);
-            }
-            // Anew at each look: what is ambiguous depends on where it is mapped.
-            if let Some(space) = watched.space_now() {
-                self.maps.set_cookies(cookies.entries(watched.pid(), space))?;
-            }
-        }
-        for object in planned {
-            watched.probe(&mut self.loaded, object, floor)?;
-        }
-        Ok(true)
     }
 
     /// With `--mmap`: follows the mmap family from now on.
@@ -287,7 +224,9 @@ impl Session {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 self.watched[index].exec(generation);
                 self.watched[index].refresh();
-                for (stack, dropped) in self.maps.forget_older_programs(tgid, generation)? {
+                for (stack, dropped) in
+                    self.maps.forget(|key, block| key.tgid == tgid && block.generation < generation)?
+                {
                     self.own.exec_dropped += dropped.blocks;
                     self.dropped.entry(stack).or_default().add(dropped);
                 }
@@ -355,44 +294,9 @@ impl Session {
         anew.chain(self.own_ids.iter().map(|(&from, &to)| (from, to))).collect()
     }
 
-    /// Looks at every process that is still there.
-    fn look_at_all(&mut self) -> Result<()> {
-        for index in 0..self.watched.len() {
-            if !self.watched[index].has_ended() {
-                self.look(index)?;
-            }
-        }
-        self.objects.prune();
-        Ok(())
-    }
-
     /// Reads what each process uses now, for the head of a report that comes after its end.
     fn sample(&mut self) {
         self.watched.iter_mut().filter(|watched| !watched.has_ended()).for_each(Watched::refresh);
-    }
-
-    /// Whether a process has shown frames in no known mapping.
-    fn wants_to_look(&self) -> bool {
-        self.look_due().is_some()
-    }
-
-    /// When the first such process may be looked at.
-    fn look_due(&self) -> Option<Instant> {
-        self.watched.iter().filter_map(Watched::look_due).min()
-    }
-
-    /// Looks at those whose time has come.
-    fn look_where_wanted(&mut self) -> Result<()> {
-        for index in 0..self.watched.len() {
-            if self.watched[index].look_due().is_some_and(|due| due <= Instant::now()) {
-                self.look(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn index_of(&self, tgid: u32) -> Option<usize> {
-        self.watched.iter().position(|watched| watched.pid() == tgid)
     }
 
     /// Ends the recording: the programs are told to stand still, then the probes are taken out, which waits

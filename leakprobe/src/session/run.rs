@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::{Result, bail};
 
-use super::{Begun, Session, follow};
+use super::{Begun, Session, follow, trigger};
 use crate::{
     cli::{Options, Subject},
     launch,
@@ -14,34 +14,38 @@ use crate::{
 };
 
 /// Runs a session over running processes.
-pub fn run_pids(options: Options, begun: Begun) -> Result<()> {
-    let Subject::Pids(pids) = options.subject.clone() else { bail!("no process was named") };
+pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
+    let Subject::Processes(selection) = options.subject.clone() else { bail!("no process was named") };
     // First, so that a wrong number is told of even where nothing could be loaded.
     if let Some(refusal) = features::refusal_here() {
         bail!(refusal);
     }
-    let processes = pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
+    let processes = selection.pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
+    let begun = match trigger::wait(&options, &processes)? {
+        trigger::Waited::NotAtAll => begun,
+        trigger::Waited::Until(begun) => begun,
+        trigger::Waited::ForNothing => return Ok(()),
+    };
     let mut session = Session::prepare(options)?;
+    session.members.require_some()?;
     limits::raise_open_files();
     for process in processes {
         session.watch(process)?;
     }
     session.follow_ranges()?;
-    if let Some(ranges) = &mut session.ranges {
-        // A program that is started has none yet, and shows it when it makes one.
-        for watched in &session.watched {
-            if let Ok(Some(program_break)) = watched.process().program_break() {
-                ranges.set_break(watched.pid(), program_break);
-            }
-        }
-    }
     for index in 0..session.watched.len() {
-        if !session.look(index)? {
+        session.learn_break(index);
+        if !session.look_strictly(index)? {
             bail!("process {} ended while it was being looked at", session.watched[index].pid());
         }
         if session.ranges.is_none() {
             session.watched[index].require_allocator()?;
         }
+    }
+    session.admit()?;
+    if session.watched.is_empty() {
+        let why = session.notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; ");
+        bail!("none of the processes asked for can be profiled: {why}");
     }
     follow::block_on(session, None, begun).map(drop)
 }

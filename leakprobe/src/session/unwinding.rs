@@ -89,6 +89,14 @@ impl ObjectTables {
         self.tables.epoch(target)
     }
 
+    /// Begins with another process in a target's place.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn begin_anew(&mut self, target: u32) -> Result<()> {
+        self.tables.begin_anew(target)
+    }
+
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number, `space` what it has mapped
     /// now, `variant` what tells that from what was there before.
     ///

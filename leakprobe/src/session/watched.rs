@@ -34,6 +34,12 @@ use crate::{
 /// Reading a process's maps holds a lock that its own mmap and munmap need: not more often than this.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
+/// As long as a program may take to get to its first allocation.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// Failures that are kept.
+const MAX_FAILURES: usize = 16;
+
 const ARCH: Arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
 
 /// A process being profiled.
@@ -41,10 +47,14 @@ pub struct Watched {
     process: Process,
     name: String,
     command_line: Vec<String>,
+    container: Option<String>,
     start: Vitals,
     last: Vitals,
     ended: Option<Option<String>>,
     generation: u32,
+    /// The number of its first program.
+    first_generation: u32,
+    since: Instant,
     versions: Versions,
     variants: Variants,
     variant: u32,
@@ -77,7 +87,7 @@ pub struct PlannedObject {
 
 impl Watched {
     /// Reads what the process uses now, to compare with later.
-    pub fn new(process: Process, discovery: Discovery, throwing: bool) -> Result<Self> {
+    pub fn new(process: Process, discovery: Discovery, throwing: bool, generation: u32) -> Result<Self> {
         let pid = process.pid();
         let vitals =
             process.vitals().with_context(|| format!("failed to read the state of process {pid}"))?;
@@ -87,10 +97,14 @@ impl Watched {
         Ok(Self {
             name: vitals.name.clone(),
             command_line,
+            // Of one that ends meanwhile it does not matter.
+            container: process.container().unwrap_or_default(),
             start: vitals.clone(),
             last: vitals,
             ended: None,
-            generation: 0,
+            generation,
+            first_generation: generation,
+            since: Instant::now(),
             versions: Versions::default(),
             variants: Variants::default(),
             variant: 0,
@@ -112,6 +126,7 @@ impl Watched {
     pub fn begin(&mut self) {
         self.refresh();
         self.start = self.last.clone();
+        self.since = Instant::now();
     }
 
     /// Reads what it uses now, if it is still there.
@@ -147,7 +162,7 @@ impl Watched {
         self.trampoline
     }
 
-    /// Which of its programs it runs: 0 for the first.
+    /// Number of the program image that it runs.
     pub fn generation(&self) -> u32 {
         self.generation
     }
@@ -290,9 +305,26 @@ impl Watched {
         }
     }
 
-    /// Notes what could not be done for it.
+    /// Notes what could not be done for it, once.
     pub fn fail(&mut self, text: String) {
-        self.failures.push(text);
+        if !self.failures.contains(&text) && self.failures.len() < MAX_FAILURES {
+            self.failures.push(text);
+        }
+    }
+
+    /// Whether an allocator was found in it.
+    pub fn has_allocator(&self) -> bool {
+        self.discovery.has_allocator()
+    }
+
+    /// Whether it was taken in a moment ago.
+    pub fn is_young(&self) -> bool {
+        self.since.elapsed() < YOUNG
+    }
+
+    /// For how long it has been profiled.
+    pub fn watched_for(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Refuses a process in which nothing can be probed.
@@ -338,7 +370,14 @@ impl Watched {
                 None => ProcessState::Running,
                 Some(how) => ProcessState::Exited(how.clone()),
             },
-            programs: self.generation + 1,
+            programs: self.generation - self.first_generation + 1,
+            namespace_pid: self.last.namespace_pid,
+            container: self.container.clone(),
+            live_bytes: 0,
+            live_blocks: 0,
+            survivor_bytes: 0,
+            survivor_blocks: 0,
+            growth_bytes_per_minute: 0.0,
             vm_size_bytes: gauge(|vitals| vitals.vm_size_bytes),
             vm_rss_bytes: gauge(|vitals| vitals.vm_rss_bytes),
             vm_data_bytes: gauge(|vitals| vitals.vm_data_bytes),

@@ -3,6 +3,7 @@
 //! Everything is read through one open handle of `/proc/PID`, which the kernel ties to the process itself
 //! and not to its number: once the process is gone, reads fail, even when the number is in use again.
 
+mod container;
 mod refusal;
 #[cfg(test)]
 mod tests;

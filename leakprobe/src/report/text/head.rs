@@ -17,7 +17,7 @@ pub(super) fn headline(page: &mut Page, report: &Report) {
     let subject = match report.processes.as_slice() {
         [] if report.kernel.is_some() => "the kernel".to_owned(),
         [process] => format!("{} (pid {})", name(process), process.pid),
-        processes => format!("{} processes", count(processes.len() as u64)),
+        all => processes(all.len() as u64),
     };
     let pieces = [
         format!("== {kind} {}:", count(report.sequence)),
@@ -45,7 +45,13 @@ pub(super) fn process(page: &mut Page, process: &Process) {
     if process.programs > 1 {
         first.push(format!("(its {} program, by exec)", ordinal(process.programs)));
     }
+    if let Some(pid) = process.namespace_pid {
+        first.push(format!("(pid {pid} in its own namespace)"));
+    }
     page.flow(Tone::Strong, 2, " ", &first);
+    if let Some(container) = container(process) {
+        page.flow(Tone::Plain, 4, " ", &[format!("  container {container}")]);
+    }
     if !process.command_line.is_empty() {
         let line = format!("  {}", command_line(&process.command_line));
         page.line(Tone::Plain, &fit(&line, page.width(), Cut::End));
@@ -62,6 +68,16 @@ pub(super) fn process(page: &mut Page, process: &Process) {
             format!("open files {}", number(process.open_files)),
         ],
     );
+}
+
+/// `12 processes`.
+pub(super) fn processes(number: u64) -> String {
+    if number == 1 { "1 process".to_owned() } else { format!("{} processes", count(number)) }
+}
+
+/// The container's name, escaped.
+pub(super) fn container(process: &Process) -> Option<String> {
+    process.container.as_deref().map(|name| visible(name).into_owned())
 }
 
 fn name(process: &Process) -> String {

@@ -2,7 +2,8 @@
 
 use super::head;
 use super::page::{Page, Tone};
-use crate::report::escape::{Cut, columns, fit, visible};
+use super::table::{Form, Row, table};
+use crate::report::escape::{Cut, fit, visible};
 use crate::report::model::{CacheRow, Kernel};
 use crate::report::units::{count, counted, signed_count, size, size_per_minute};
 
@@ -15,13 +16,15 @@ const UNTRACED: f64 = 0.001;
 /// What is shown of a cache.
 type Cells = [String; 8];
 
-const HEAD: [[&str; 8]; 2] = [
-    ["cache", "object", "traced", "traced", "traced", "slabinfo", "slabinfo", "frees"],
-    ["", "bytes", "live", "bytes", "per min", "per min", "objects", "untraced"],
-];
-
-/// Which cells a table has, the widest one first. The size of an object goes first: most names tell it.
-const TABLES: [&[usize]; 2] = [&[0, 1, 2, 3, 4, 5, 6, 7], &[0, 2, 3, 4, 5, 6, 7]];
+/// The size of an object goes first where there is little room: most names tell it.
+const FORM: Form<8> = Form {
+    heads: &[
+        ["cache", "object", "traced", "traced", "traced", "slabinfo", "slabinfo", "frees"],
+        ["", "bytes", "live", "bytes", "per min", "per min", "objects", "untraced"],
+    ],
+    left: &[0],
+    forms: &[&[0, 1, 2, 3, 4, 5, 6, 7], &[0, 2, 3, 4, 5, 6, 7]],
+};
 
 /// `verbose`: how it is traced, too.
 pub(super) fn kernel(page: &mut Page, kernel: &Kernel, verbose: bool) {
@@ -75,24 +78,15 @@ fn traced_by(kernel: &Kernel) -> String {
 
 /// The caches in a table where one fits, else below each other.
 fn caches(page: &mut Page, caches: &[CacheRow]) {
-    let cells: Vec<Cells> = caches.iter().map(cells).collect();
-    let heads = HEAD.map(|head| head.map(str::to_owned));
-    let widths: [usize; 8] = std::array::from_fn(|column| {
-        heads.iter().chain(&cells).map(|row| columns(&row[column])).max().unwrap_or(0)
-    });
-    let fits =
-        |table: &&&[usize]| table.iter().map(|&column| widths[column] + 2).sum::<usize>() <= page.width();
-    let table = TABLES.iter().find(fits);
-    if let Some(table) = table {
-        for head in &heads {
-            page.line(Tone::Strong, &table_line(false, head, &widths, table));
-        }
-    }
-    for (cells, cache) in cells.iter().zip(caches) {
-        let tone = if cache.contradicted { Tone::Warning } else { Tone::Plain };
-        match table {
-            Some(table) => page.line(tone, &table_line(cache.contradicted, cells, &widths, table)),
-            None => page.flow(tone, 6, " ", &pieces(cache, cells)),
+    let row = |cache: &CacheRow| Row {
+        tone: if cache.contradicted { Tone::Warning } else { Tone::Plain },
+        mark: mark(cache.contradicted),
+        cells: cells(cache),
+    };
+    let rows: Vec<Row<8>> = caches.iter().map(row).collect();
+    if !table(page, &FORM, &rows) {
+        for (row, cache) in rows.iter().zip(caches) {
+            page.flow(row.tone, 6, " ", &pieces(cache, &row.cells));
         }
     }
 }
@@ -103,7 +97,7 @@ fn mark(contradicted: bool) -> &'static str {
 }
 
 /// Name, object, live, bytes, growth traced and by /proc/slabinfo, change of its objects there, frees untraced. Growth is
-/// by the minute, which [`HEAD`] says.
+/// by the minute, which the heading says.
 fn cells(cache: &CacheRow) -> Cells {
     let per_minute = |rate| size_per_minute(rate).trim_end_matches("/min").to_owned();
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -127,20 +121,6 @@ fn untraced(cache: &CacheRow) -> String {
     } else {
         format!("{:.1}%", cache.untraced_free_share * 100.0)
     }
-}
-
-/// A line of the table: the name on the left, numbers on the right of their columns.
-fn table_line(contradicted: bool, row: &Cells, widths: &[usize; 8], table: &[usize]) -> String {
-    let mut text = mark(contradicted).to_owned();
-    for &column in table {
-        let pad = " ".repeat(widths[column].saturating_sub(columns(&row[column])));
-        if column == 0 {
-            text.push_str(&format!("{}{pad}", row[column]));
-        } else {
-            text.push_str(&format!("  {pad}{}", row[column]));
-        }
-    }
-    text
 }
 
 /// A cache in words.

@@ -5,8 +5,10 @@ mod kernel;
 mod ledger;
 mod page;
 mod probes;
+mod processes;
 mod site;
 mod stack;
+mod table;
 
 #[cfg(test)]
 mod kernel_snapshots;
@@ -32,9 +34,15 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
         let text = format!("warning: {}", super::escape::visible(&warning.text));
         page.prose(Tone::Warning, 2, &text);
     }
-    for process in &report.processes {
+    if report.processes.len() > 1 {
         page.blank();
-        head::process(&mut page, process);
+        processes::processes(&mut page, report, is_verbose(report));
+    }
+    if report.processes.len() == 1 || (is_verbose(report) && !report.processes.is_empty()) {
+        for process in &report.processes {
+            page.blank();
+            head::process(&mut page, process);
+        }
     }
     if let Some(kernel) = &report.kernel {
         page.blank();

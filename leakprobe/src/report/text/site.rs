@@ -4,7 +4,7 @@ use super::head::since;
 use super::page::{Page, Tone};
 use super::{is_verbose, stack};
 use crate::report::escape::{Cut, fit, visible};
-use crate::report::model::{Maker, Report, SiteKind, SiteRow};
+use crate::report::model::{Maker, ProcessState, Report, SiteKind, SiteRow};
 use crate::report::units::{count, counted, duration, signed_size, size, size_per_minute};
 
 /// `made while nginx (pid 812) ran: all`, `... while sh ran, in 40 processes: 71%`.
@@ -61,7 +61,9 @@ pub(super) fn site(page: &mut Page, report: &Report, row: &SiteRow) {
     ];
     let allocator = fit(&visible(&row.allocator), NAME, Cut::Middle).into_owned();
     if report.processes.len() > 1 {
-        details.push(format!("[{allocator}, pid {}]", row.pid));
+        let of = report.processes.iter().find(|process| process.pid == row.pid);
+        let ended = of.is_some_and(|process| process.state != ProcessState::Running);
+        details.push(format!("[{allocator}, pid {}{}]", row.pid, if ended { ", exited" } else { "" }));
     } else {
         details.push(format!("[{allocator}]"));
     }

@@ -413,12 +413,18 @@ fn several_processes_verbose() {
     warning: 6 runs of the BPF program free_enter skipped by the kernel: another one
       was running on that CPU; stop other tracers of this process
 
+       pid  name        outstanding     older  container
+      1298  api-server     34.1 MiB  31.1 MiB
+      1301  worker         34.1 MiB  31.1 MiB  docker 3f9a3f9a3f9a
+
     api-server (pid 1298), exited: signal 9
       /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers…
       VmSize 1.21 GiB (+64.0 MiB)  VmRSS unknown  VmData 402 MiB (+64.0 MiB)
       threads 12 (+4)  open files 87 (unchanged)
 
     worker (pid 1301), running (its 2nd program, by exec)
+      (pid 7 in its own namespace)
+      container docker 3f9a3f9a3f9a
       worker
       VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)
       VmData 402 MiB (+64.0 MiB)  threads 12 (+4)  open files 87 (unchanged)
@@ -428,7 +434,7 @@ fn several_processes_verbose() {
 
     #1  30.0 MiB in 7,680 blocks  +512 KiB since last report  +6.00 MiB/min
         27.0 MiB in 6,912 older than 30s: oldest 4m 59s, median 2m 32s;
-        allocated 7,680, freed 0 [glibc, pid 1298]
+        allocated 7,680, freed 0 [glibc, pid 1298, exited]
           string_copy (inlined)        src/string.h:31
           leak_in_parser               src/parse/header.c:142
           handle_request               src/server/request.c:391
@@ -448,7 +454,7 @@ fn several_processes_verbose() {
 
     #3  1.00 MiB in 1 range  not growing
         all older than 30s: oldest 42s, median 42s; allocated 1, freed 0
-        [mmap, pid 1298]
+        [mmap, pid 1298, exited]
           0x7f1234567890  in /usr/lib/x86_64-linux-gnu/libvendor.so.3+0x1890
               (no symbols: the object is stripped, and no debug package for it was
               found)

@@ -35,6 +35,8 @@ pub struct Vitals {
     pub threads: u64,
     /// Open file descriptors; `None` when the kernel doesn't let us look.
     pub open_files: Option<u64>,
+    /// Its number in its own PID namespace, where that is another one.
+    pub namespace_pid: Option<u32>,
     /// Of the main thread; [`Process::seccomp`] asks all of them.
     pub seccomp: SeccompMode,
 }
@@ -67,8 +69,24 @@ impl Process {
             vm_data_bytes,
             threads,
             open_files,
+            namespace_pid: status.namespace_pid,
             seccomp: status.seccomp,
         })
+    }
+
+    /// Its resident memory, bytes: less than reading all of its vitals.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        // statm counts pages, the second number those that are resident; all are 0 once its memory is gone.
+        let text = read_file(&self.directory, "statm")?;
+        let text = String::from_utf8_lossy(&text);
+        let pages = text.split_ascii_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+        match pages {
+            Some(pages) if pages > 0 => Ok(pages * procfs::page_size()),
+            _ => Err(ended(self.pid)),
+        }
     }
 
     /// Where its heap (`[heap]` in its maps: what the program break has grown to) ends, to the page; `None`
@@ -143,6 +161,8 @@ pub(super) struct Status {
     pub vm_size: Option<u64>,
     pub vm_rss: Option<u64>,
     pub vm_data: Option<u64>,
+    /// In the innermost PID namespace, where there are several.
+    pub namespace_pid: Option<u32>,
     pub seccomp: SeccompMode,
 }
 
@@ -163,6 +183,11 @@ impl Status {
                 b"VmSize" => status.vm_size = bytes(),
                 b"VmRSS" => status.vm_rss = bytes(),
                 b"VmData" => status.vm_data = bytes(),
+                b"NSpid" => {
+                    let numbers = std::str::from_utf8(&line[colon + 1..]).unwrap_or_default();
+                    let numbers = numbers.split_ascii_whitespace().skip(1);
+                    status.namespace_pid = numbers.last().and_then(|last| last.parse().ok());
+                }
                 b"Seccomp" => {
                     let raw = number().and_then(|n| n.try_into().ok());
                     status.seccomp = raw.map(SeccompMode::from_raw).unwrap_or_default();

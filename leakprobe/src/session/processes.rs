@@ -1,0 +1,296 @@
+//! The processes of a session: taken in, looked at, and their places taken over by others when they have ended.
+
+use std::{collections::HashSet, thread, time::Instant};
+
+use anyhow::{Result, bail};
+
+use super::{
+    Session,
+    watched::{self, Watched},
+};
+use crate::{
+    cli::Placement,
+    probe::{assign::Freedom, attach, features, tables::Image},
+    report::model::Warning,
+    target::{discovery::Discovery, process::Process},
+};
+
+impl Session {
+    /// Takes a process in: checks it and makes it a target. Its probes follow by [`Session::look`]. Returns its place.
+    pub fn watch(&mut self, process: Process) -> Result<usize> {
+        if self.hazardous && !self.options.allow_return_probes_under_seccomp {
+            let text = format!(
+                "kernel {} may kill a process that installs a seccomp filter while return probes are in it; do not \
+                 profile a process that is about to confine itself",
+                features::release()
+            );
+            self.note("seccomp", text);
+        }
+        if let Some(refusal) = watched::seccomp_refusal(&process)? {
+            if !self.options.allow_return_probes_under_seccomp {
+                bail!(refusal);
+            }
+            self.note("seccomp", refusal);
+        }
+        if features::execute_only_pages() {
+            let text = "this processor does not let a program read the page that return probes lead to: a target that \
+                        unwinds its stack inside its allocator (a thread cancelled there, a backtrace in a signal \
+                        handler) can crash; do not profile such a program here";
+            self.note("execute_only", text.to_owned());
+        }
+        let pid = process.pid();
+        let (index, generation) = self.place(pid)?;
+        self.maps.add_target(pid, index as u32, generation)?;
+        let discovery = Discovery::new(self.families, self.options.allocator_objects.clone());
+        let watched = Watched::new(process, discovery, self.options.record_operator_new, generation)?;
+        match self.watched.get_mut(index) {
+            Some(place) => *place = watched,
+            None => self.watched.push(watched),
+        }
+        Ok(index)
+    }
+
+    /// A place for a process, and a number for its first program image that no other one of that place or number had. The
+    /// place of one that has ended is taken over where there is no other, or where it had the same number.
+    fn place(&mut self, pid: u32) -> Result<(usize, u32)> {
+        let is_free = |watched: &Watched| watched.has_ended();
+        let index = match self.index_of(pid) {
+            Some(index) if !is_free(&self.watched[index]) => bail!("process {pid} is profiled already"),
+            Some(index) => index,
+            None if self.watched.len() < self.room => return Ok((self.watched.len(), 0)),
+            None => match self.watched.iter().position(is_free) {
+                Some(index) => index,
+                None => bail!(
+                    "no room for process {pid}: {} are profiled already; raise --max-processes",
+                    self.watched.len()
+                ),
+            },
+        };
+        let old = self.watched[index].pid();
+        self.forget(&HashSet::from([old]))?;
+        if let Some(ranges) = &mut self.ranges {
+            ranges.forget(old);
+        }
+        if let Some(cookies) = &mut self.cookies {
+            cookies.forget(old);
+        }
+        self.unwinding.begin_anew(index as u32)?;
+        let latest = self.watched.iter().map(Watched::generation).max().unwrap_or(0);
+        self.latest_generation = self.latest_generation.max(latest) + 1;
+        Ok((index, self.latest_generation))
+    }
+
+    /// Deletes the records of processes that have ended.
+    fn forget(&mut self, pids: &HashSet<u32>) -> Result<()> {
+        for (stack, dropped) in self.maps.forget(|key, _| pids.contains(&key.tgid))? {
+            self.own.ended_dropped += dropped.blocks;
+            self.dropped.entry(stack).or_default().add(dropped);
+        }
+        Ok(())
+    }
+
+    /// Makes room where more than half of it is used, and others go on: what processes held that have ended is gone with
+    /// them, and this report has shown it.
+    pub(super) fn make_room(&mut self, records: u64) -> Result<()> {
+        let ended: HashSet<u32> =
+            self.watched.iter().filter(|watched| watched.has_ended()).map(Watched::pid).collect();
+        if records > self.maps.room_for_blocks() / 2 && !ended.is_empty() && ended.len() < self.watched.len()
+        {
+            self.forget(&ended)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at what a process has mapped, and probes the allocators that are new. Returns whether the process is still
+    /// there to be looked at. Where others are profiled too, a failure is this one's alone.
+    pub fn look(&mut self, index: usize) -> Result<bool> {
+        match self.look_strictly(index) {
+            Err(error) if self.room > 1 => {
+                let pid = self.watched[index].pid();
+                self.watched[index].fail(format!("process {pid}: {error:#}"));
+                Ok(true)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// As [`Session::look`], where a failure is the session's.
+    pub(super) fn look_strictly(&mut self, index: usize) -> Result<bool> {
+        if self.stopped_ns.is_some() {
+            return Ok(true);
+        }
+        let freedom = match self.options.placement {
+            Placement::Symbol => Freedom::Symbol,
+            Placement::Auto | Placement::Floor => Freedom::Best,
+        };
+        let floor = self.options.placement == Placement::Floor;
+        let watched = &mut self.watched[index];
+        if self.hazardous
+            && !self.options.allow_return_probes_under_seccomp
+            && let Ok(Some(refusal)) = watched::seccomp_refusal(watched.process())
+        {
+            // It has confined itself since the probes went in.
+            attach::detach(watched.take_attachments());
+            watched.fail(refusal);
+            return Ok(true);
+        }
+        let epoch = self.unwinding.epoch(index as u32)?;
+        let Some(mapped) = watched.read_mappings(&mut self.objects)? else { return Ok(false) };
+        if self.unwinding.epoch(index as u32)? != epoch {
+            // It changed meanwhile: what was read is of neither. Its allocators are probed already, or come next time.
+            watched.want_look();
+            return Ok(true);
+        }
+        let found = watched.take_in(&mapped, epoch);
+        self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
+        if epoch & 1 == 0 {
+            let image = Image { generation: watched.generation(), epoch };
+            self.unwinding.describe(index as u32, image, &mapped, watched.variant())?;
+            self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
+            self.take_kept(index);
+        }
+        let watched = &mut self.watched[index];
+        let planned = watched.plan(&found, freedom);
+        if let Some(cookies) = &mut self.cookies {
+            for object in &planned {
+                cookies.learn(watched.pid(), object.id, &object.probes);
+            }
+            // Anew at each look: what is ambiguous depends on where it is mapped.
+            if let Some(space) = watched.space_now() {
+                self.maps.set_cookies(cookies.entries(watched.pid(), space))?;
+            }
+        }
+        for object in planned {
+            watched.probe(&mut self.loaded, object, floor)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes in the processes that have come to what was asked for, and probes them. Returns their places.
+    pub(super) fn admit(&mut self) -> Result<Vec<usize>> {
+        if self.stopped_ns.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut new = Vec::new();
+        for pid in self.members.find()? {
+            let known = self.index_of(pid);
+            if known.is_some_and(|index| !self.watched[index].has_ended()) || !self.members.may_come(pid) {
+                continue;
+            }
+            let process = match Process::open(pid) {
+                Ok(process) => process,
+                Err(error) => {
+                    self.leave_out(pid, known, error.to_string());
+                    continue;
+                }
+            };
+            // One that has ended has its number until its parent has been told.
+            let is_new = |index: usize| self.watched[index].process().start_time() != process.start_time();
+            if !known.is_none_or(is_new) {
+                continue;
+            }
+            match self.watch(process) {
+                Ok(index) => {
+                    self.learn_break(index);
+                    self.look(index)?;
+                    self.watched[index].begin();
+                    new.push(index);
+                }
+                Err(error) => self.leave_out(pid, known, format!("{error:#}")),
+            }
+        }
+        // One that was met between its fork and its program's first moments has no allocator yet.
+        for index in 0..self.watched.len() {
+            let watched = &self.watched[index];
+            if !watched.has_ended() && !watched.has_allocator() && watched.is_young() {
+                self.look(index)?;
+            }
+        }
+        Ok(new)
+    }
+
+    /// With `--mmap`: learns where a process's heap ends. A program that is started has none yet, and shows it when it makes
+    /// one.
+    pub(super) fn learn_break(&mut self, index: usize) {
+        let process = self.watched[index].process();
+        if let Some(ranges) = &mut self.ranges
+            && let Ok(Some(program_break)) = process.program_break()
+        {
+            ranges.set_break(process.pid(), program_break);
+        }
+    }
+
+    /// Notes why a process is not profiled, unless it is a member that has just ended.
+    fn leave_out(&mut self, pid: u32, known: Option<usize>, why: String) {
+        if known.is_none() && self.members.leave_out(pid) {
+            self.note("left_out", format!("{why}; it is left out"));
+        }
+    }
+
+    /// Notes the end of a process.
+    pub(super) fn end(&mut self, index: usize, how: Option<String>) -> Result<()> {
+        let watched = &mut self.watched[index];
+        watched.end(how);
+        self.maps.remove_target(watched.pid())?;
+        // They do nothing any more, but cost the others that map the same objects. Taking them out takes its time.
+        let attachments = watched.take_attachments();
+        if self.room > 1 && !attachments.is_empty() {
+            thread::spawn(move || attach::detach(attachments));
+        }
+        Ok(())
+    }
+
+    /// Notes what limits the report, once.
+    pub(super) fn note(&mut self, kind: &str, text: String) {
+        /// Beyond them, one says that there are more.
+        const MAX_NOTES: usize = 32;
+        let mut note = Warning { kind: kind.to_owned(), text };
+        if self.notes.len() >= MAX_NOTES {
+            note.text = "more processes are left out, for reasons that are not listed".to_owned();
+            note.kind = "left_out".to_owned();
+        }
+        if self.notes.len() <= MAX_NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Looks at every process that is still there.
+    pub(super) fn look_at_all(&mut self) -> Result<()> {
+        for index in 0..self.watched.len() {
+            if !self.watched[index].has_ended() {
+                self.look(index)?;
+            }
+        }
+        self.objects.prune();
+        Ok(())
+    }
+
+    /// Whether a process has shown frames in no known mapping.
+    pub(super) fn wants_to_look(&self) -> bool {
+        self.look_due().is_some()
+    }
+
+    /// When the first such process may be looked at.
+    pub(super) fn look_due(&self) -> Option<Instant> {
+        self.watched.iter().filter_map(Watched::look_due).min()
+    }
+
+    /// Looks at those whose time has come.
+    pub(super) fn look_where_wanted(&mut self) -> Result<()> {
+        for index in 0..self.watched.len() {
+            if self.watched[index].look_due().is_some_and(|due| due <= Instant::now()) {
+                self.look(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn index_of(&self, tgid: u32) -> Option<usize> {
+        self.watched.iter().position(|watched| watched.pid() == tgid)
+    }
+
+    /// Whether the session goes on when all of its processes have ended.
+    pub(super) fn waits_for_more(&self) -> bool {
+        self.members.are_open()
+    }
+}

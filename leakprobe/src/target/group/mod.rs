@@ -1,0 +1,4 @@
+//! Groups of processes, whose members come and go.
+
+pub mod cgroup;
+pub mod names;
