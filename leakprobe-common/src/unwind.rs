@@ -43,7 +43,9 @@ pub struct Rule {
     /// Of [`guess`]'s bits.
     pub is_guess: u8,
     /// Always 0.
-    pub _pad: [u8; 3],
+    pub _pad: u8,
+    /// Added to the word that [`cfa::AT_STACK_POINTER`] and [`cfa::AT_FRAME_POINTER`] find.
+    pub cfa_addend: i16,
 }
 
 /// Where a canonical frame address comes from.
@@ -244,7 +246,7 @@ pub const fn cache_index(address: u64) -> usize {
 }
 
 const _: () = {
-    assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8);
+    assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8 && offset_of!(Rule, cfa_addend) == 14);
     assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 120);
     assert!(size_of::<CodeRange>() == 24 && offset_of!(CodeRange, offset) == 16);
     assert!(size_of::<Space>() == 16 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);

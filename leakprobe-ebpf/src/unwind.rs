@@ -207,7 +207,7 @@ fn find_frame(thread: &mut Thread, rule: &Rule) -> bool {
         get!(thread.sp).wrapping_add(if pushed { 16 } else { 8 })
     } else {
         match word(get!(thread.frame)) {
-            Some(frame) => frame,
+            Some(frame) => frame.wrapping_add(rule.cfa_addend as i64 as u64),
             None => return false,
         }
     };

@@ -91,8 +91,8 @@ pub struct LoadedTable {
 /// Why an object's tables are not in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
-    /// More rows than there is room for.
-    #[error("there is no room for its unwind tables; raise --max-unwind-rows")]
+    /// More rows than half of the room that is left: one object must not take that of all others.
+    #[error("its unwind tables would take more than half of the room that is left; raise --max-unwind-rows")]
     Rows,
     /// More pages.
     #[error("there is no room for its pages of code")]
@@ -162,9 +162,12 @@ impl Tables {
         if first_page + pages > MAX_PAGES {
             return Err(NoRoom::Pages.into());
         }
-        if self.chunks_for(table) > self.chunks - self.chunk_index {
+        let left = self.chunks - self.chunk_index;
+        let is_too_large = table.rows.len() > self.share() && table.rows.len() > CHUNK_ROWS / 2;
+        if is_too_large || self.chunks_for(table) > left {
             return Err(NoRoom::Rows.into());
         }
+        self.check_rules(&table.rules)?;
         let numbers = self.number(&table.rules)?;
         for (page, rows) in (first_page..).zip(&table.pages) {
             if self.filled + rows.len() > CHUNK_ROWS {
@@ -190,6 +193,18 @@ impl Tables {
         let rows = self.used_rows() - before;
         let bytes = (rows * size_of::<u32>() + table.pages.len() * size_of::<CodePage>()) as u64;
         Ok(LoadedTable { first_page, bytes })
+    }
+
+    /// Rows that one object's table may have: half of the room that is left.
+    pub fn share(&self) -> usize {
+        (self.chunks as usize * CHUNK_ROWS).saturating_sub(self.used_rows()) / 2
+    }
+
+    /// The same of rules; half of them is more than any object has, while there are any.
+    fn check_rules(&self, rules: &[Rule]) -> Result<(), NoRoom> {
+        let new = rules.iter().filter(|rule| !self.numbers.contains_key(rule)).count();
+        let left = MAX_RULES - self.numbers.len();
+        if new > left / 2 { Err(NoRoom::Rules) } else { Ok(()) }
     }
 
     /// Rows that are taken, those among them that a page did not fit in.

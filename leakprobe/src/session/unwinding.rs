@@ -257,7 +257,7 @@ impl ObjectTables {
             let source = own_vdso()
                 .map_err(|error| error.to_string())
                 .and_then(|bytes| Source::read_vdso(&bytes).map_err(|error| error.to_string()));
-            let prepared = prepare(source, &self.key, &self.placed);
+            let prepared = prepare(source, self.tables.share(), &self.key, &self.placed);
             self.vdso = Some(self.place(prepared)?);
         }
         Ok(self.vdso.as_ref().and_then(|outcome| outcome.as_ref().ok().cloned()))
@@ -279,11 +279,11 @@ impl ObjectTables {
         if new.is_empty() {
             return Ok(());
         }
-        let (key, placed) = (self.key.clone(), self.placed.clone());
+        let (key, placed, max_rows) = (self.key.clone(), self.placed.clone(), self.tables.share());
         let prepare_object = |object: &Object| -> Prepared {
             let source = object.file.as_ref().map_err(Clone::clone);
             let source = source.and_then(|file| Source::read(file).map_err(|error| error.to_string()));
-            prepare(source, &key, &placed)
+            prepare(source, max_rows, &key, &placed)
         };
         let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         thread::scope(|scope| {
@@ -380,6 +380,7 @@ enum Prepared {
 /// Compiles tables, unless equal ones are placed.
 fn prepare(
     source: Result<Source, String>,
+    max_rows: usize,
     key: &RandomState,
     placed: &HashMap<u64, Result<Placed, String>>,
 ) -> Prepared {
@@ -390,7 +391,7 @@ fn prepare(
     let hash = key.hash_one(&source);
     match placed.get(&hash) {
         Some(outcome) => Prepared::Known(outcome.clone()),
-        None => Prepared::New(hash, source.compile().map_err(|error| error.to_string())),
+        None => Prepared::New(hash, source.compile(max_rows).map_err(|error| error.to_string())),
     }
 }
 

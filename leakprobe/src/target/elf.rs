@@ -153,6 +153,8 @@ pub struct Section {
     pub offset: u64,
     /// Length in the file, bytes.
     pub len: u64,
+    /// Whether it is compressed, behind a head that says how.
+    pub compressed: bool,
 }
 
 /// A segment that is mapped as code.
@@ -339,9 +341,7 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
         for section in &sections {
             // Some linkers say of what kind `.eh_frame` is.
             let kind = section.sh_type.get(LE);
-            if ![SHT_PROGBITS, SHT_X86_64_UNWIND].contains(&kind)
-                || section.sh_flags.get(LE) & SHF_COMPRESSED != 0
-            {
+            if ![SHT_PROGBITS, SHT_X86_64_UNWIND].contains(&kind) {
                 continue;
             }
             let at = names.sh_offset.get(LE).saturating_add(section.sh_name.get(LE).into());
@@ -351,6 +351,7 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
                     address: section.sh_addr.get(LE),
                     offset: section.sh_offset.get(LE),
                     len: section.sh_size.get(LE),
+                    compressed: section.sh_flags.get(LE) & SHF_COMPRESSED != 0,
                 }));
             }
         }

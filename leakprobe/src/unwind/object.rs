@@ -1,7 +1,11 @@
 //! An object's call frame information, found in its file and compiled.
 
-use std::ops::Range;
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
 
+use flate2::bufread::ZlibDecoder;
 use leakprobe_common::{MAX_RULES, Rule, cfa, saved};
 
 use super::{
@@ -16,8 +20,8 @@ use crate::target::elf::{CodeSegment, Elf, ObjectError, ReadAt, stream};
 
 /// Bytes read of one object's call frame information. The largest browsers have 30 MB. Two are read at a time.
 const MAX_BYTES: u64 = 128 << 20;
-/// What an object may come to. A quarter of all rules, so that none takes the place of others.
-const LIMITS: Limits = Limits { rows: 8 << 20, rules: MAX_RULES / 4 };
+/// Rules that an object may come to: a quarter of all, so that none takes the place of others.
+const MAX_OBJECT_RULES: usize = MAX_RULES / 4;
 
 /// An object's tables.
 #[derive(Clone, Debug)]
@@ -43,6 +47,9 @@ pub enum NoTable {
     /// Its file cannot be read.
     #[error("{0}")]
     Object(#[from] ObjectError),
+    /// Compressed, and not to be expanded.
+    #[error("its compressed call frame information cannot be expanded: {0}")]
+    Compressed(String),
     /// Larger than what is read.
     #[error("its call frame information is larger than {} MiB", MAX_BYTES >> 20)]
     TooLarge,
@@ -109,17 +116,18 @@ impl Source {
         }
     }
 
-    /// Compiles it.
+    /// Compiles it, to `max_rows` rows at most.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn compile(&self) -> Result<Compiled, NoTable> {
+    pub fn compile(&self, max_rows: usize) -> Result<Compiled, NoTable> {
+        let limits = Limits { rows: max_rows, rules: MAX_OBJECT_RULES };
         let code = span(&self.segments).ok_or(NoTable::Missing)?;
         let mut functions = Functions::default();
         for Frames { bytes, address, form } in &self.sections {
             let section = Section { bytes, address: *address, form: *form };
-            let more = cfi::functions(section, self.arch, LIMITS)?;
-            functions.merge(more, LIMITS)?;
+            let more = cfi::functions(section, self.arch, limits)?;
+            functions.merge(more, limits)?;
         }
         if let Some((code, rule)) = self.known.clone() {
             functions.add(code, rule);
@@ -132,12 +140,15 @@ impl Source {
     }
 }
 
+/// Rows that a file's call frame information may come to where nothing else says so.
+const MAX_ROWS: usize = 8 << 20;
+
 /// Compiles the call frame information of a file.
 ///
 /// # Errors
 /// Why it has none, or none that can be used.
 pub fn compile<R: ReadAt + ?Sized>(file: &R) -> Result<Compiled, NoTable> {
-    Source::read(file)?.compile()
+    Source::read(file)?.compile(MAX_ROWS)
 }
 
 /// A function that call frame information says nothing of: its code, and its rule.
@@ -183,7 +194,9 @@ fn eh_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<(u64, Vec<u8>
     const VERSION: u8 = 1;
     const PCREL_SDATA4: u8 = 0x1b;
     let Some((index_address, index_offset)) = elf.frame_index() else {
-        let Some(section) = elf.section(".eh_frame")?.filter(|section| section.len > 0) else {
+        let Some(section) =
+            elf.section(".eh_frame")?.filter(|section| section.len > 0 && !section.compressed)
+        else {
             return Ok(None);
         };
         if section.len > MAX_BYTES {
@@ -215,13 +228,41 @@ fn eh_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Result<Option<(u64, Vec<u8>
     Ok(Some((address, bytes)))
 }
 
-/// The section that debuggers read, where it is plain and no longer than `most` bytes.
+/// The section that debuggers read, no longer than `most` bytes.
 fn debug_frame<R: ReadAt + ?Sized>(elf: &Elf<'_, R>, most: u64) -> Result<Option<Vec<u8>>, NoTable> {
     let Some(section) = elf.section(".debug_frame")? else { return Ok(None) };
     if section.len > most {
         return Err(NoTable::TooLarge);
     }
-    Ok(Some(read(elf.file, section.offset, section.len)?))
+    let bytes = read(elf.file, section.offset, section.len)?;
+    if !section.compressed {
+        return Ok(Some(bytes));
+    }
+    match expand(&bytes, most) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) => Err(NoTable::Compressed(error.to_string())),
+    }
+}
+
+/// Expands a compressed section, to `most` bytes at most: behind a head (`Elf64_Chdr`) of 24 bytes, which says how it is
+/// compressed.
+pub(super) fn expand(section: &[u8], most: u64) -> io::Result<Vec<u8>> {
+    const HEAD: usize = 24;
+    const ZLIB: [u8; 4] = [1, 0, 0, 0];
+    const ZSTD: [u8; 4] = [2, 0, 0, 0];
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its head is damaged");
+    let (head, data) = section.split_at_checked(HEAD).ok_or_else(damaged)?;
+    let mut bytes = Vec::new();
+    let mut read = |data: &mut dyn Read| data.take(most + 1).read_to_end(&mut bytes).map(drop);
+    match head[..4].try_into().map_err(|_| damaged())? {
+        ZLIB => read(&mut ZlibDecoder::new(data))?,
+        ZSTD => read(&mut zstd::stream::read::Decoder::with_buffer(data)?)?,
+        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "in a way that is not known")),
+    }
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("to more than {most} bytes")));
+    }
+    Ok(bytes)
 }
 
 fn read<R: ReadAt + ?Sized>(file: &R, offset: u64, len: u64) -> Result<Vec<u8>, NoTable> {

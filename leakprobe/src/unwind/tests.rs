@@ -20,7 +20,7 @@ use super::{
         self, Functions, Limits, Stretch,
         entries::{Form, Section},
     },
-    object::{Compiled, compile},
+    object::{Compiled, compile, expand},
     table::{GUESS, Table},
 };
 use crate::{probe::plan::Arch, target::testing::Folder};
@@ -315,6 +315,66 @@ fn check_section(section: Section<'_>) {
             check_shape(&table);
         }
     }
+}
+
+/// What functions share can overlap in a file that was made to keep us busy: little of it is read, and few of them.
+#[test]
+fn what_functions_share_is_bounded() {
+    const FEW: usize = 65_536;
+    let record = |id: u32, body: &[u8], section: &mut Vec<u8>| {
+        section.extend((4 + body.len() as u32).to_le_bytes());
+        section.extend(id.to_le_bytes());
+        section.extend(body);
+    };
+    let count = |section: &[u8]| {
+        let section = Section { bytes: section, address: 0, form: Form::EhFrame };
+        let all =
+            cfi::functions(section, Arch::X86_64, Limits { rows: 1 << 20, rules: 500 }).expect("few rows");
+        (all.stretches.len(), all.left_out)
+    };
+    let shared = |instructions: usize| {
+        [&[1, 0, 1, 0x78, RA as u8, 0x0c, 7, 8, 0x90, 1][..], &vec![0; instructions]].concat()
+    };
+    let function = |place: u64, common: usize, section: &mut Vec<u8>| {
+        let body = [(0x1000 + place * 16).to_le_bytes(), 16u64.to_le_bytes()].concat();
+        let back = section.len() + 4 - common;
+        record(back as u32, &body, section);
+    };
+    let mut section = Vec::new();
+    record(0, &shared(1000), &mut section);
+    let second = section.len();
+    record(0, &shared(2000), &mut section);
+    function(0, 0, &mut section);
+    function(1, second, &mut section);
+    assert_eq!(count(&section), (1, 1), "the one whose shared instructions are few");
+
+    let (mut section, mut commons) = (Vec::new(), Vec::new());
+    for _ in 0..FEW + 5 {
+        commons.push(section.len());
+        record(0, &shared(0), &mut section);
+    }
+    for (place, &common) in (0..).zip(&commons) {
+        function(place, common, &mut section);
+    }
+    function(FEW as u64 + 9, 0, &mut section);
+    assert_eq!(count(&section), (FEW + 1, 5), "those that come first, and what was read is known");
+}
+
+/// A section can be compressed, and say any length.
+#[test]
+fn a_compressed_section_is_expanded_and_no_further_than_is_allowed() {
+    use std::io::Write as _;
+    let plain = vec![7; 100_000];
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    zlib.write_all(&plain).expect("written");
+    let zstd = zstd::encode_all(&plain[..], 3).expect("compressed");
+    for (kind, data) in [(1u32, zlib.finish().expect("ended")), (2, zstd)] {
+        let section = [&kind.to_le_bytes()[..], &[0; 20], &data].concat();
+        assert_eq!(expand(&section, 100_000).expect("expanded"), plain);
+        assert!(expand(&section, 99_999).is_err() && expand(&section[..40], 100_000).is_err());
+        assert!(expand(&section[..23], 100_000).is_err());
+    }
+    assert!(expand(&[&[9, 0, 0, 0][..], &[0; 20]].concat(), 100).is_err());
 }
 
 /// A function that is described twice, one that lies in another, one beyond the code: the code has one rule a byte.

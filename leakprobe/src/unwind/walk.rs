@@ -72,12 +72,12 @@ impl StackMemory {
             return Err(StackEnd::Base);
         }
         let word = |address: u64| self.word(address).ok_or(StackEnd::Lost);
-        let offset = i64::from(rule.cfa_offset);
+        let (offset, addend) = (i64::from(rule.cfa_offset), i64::from(rule.cfa_addend));
         let frame = match rule.cfa {
             cfa::STACK_POINTER => at.sp.wrapping_add_signed(offset),
             cfa::FRAME_POINTER => at.fp.wrapping_add_signed(offset),
-            cfa::AT_STACK_POINTER => word(at.sp.wrapping_add_signed(offset))?,
-            cfa::AT_FRAME_POINTER => word(at.fp.wrapping_add_signed(offset))?,
+            cfa::AT_STACK_POINTER => word(at.sp.wrapping_add_signed(offset))?.wrapping_add_signed(addend),
+            cfa::AT_FRAME_POINTER => word(at.fp.wrapping_add_signed(offset))?.wrapping_add_signed(addend),
             cfa::LINKAGE_TABLE => {
                 let pushed = at.ip & 15 >= offset.cast_unsigned();
                 at.sp.wrapping_add(if pushed { 16 } else { 8 })
@@ -149,7 +149,8 @@ mod tests {
         ra: saved::AT_CFA,
         is_signal: 0,
         is_guess: 0,
-        _pad: [0; 3],
+        _pad: 0,
+        cfa_addend: 0,
     };
     const OUTERMOST: Rule = Rule { ra: saved::NOWHERE, ..CALL };
 

@@ -232,7 +232,8 @@ mod tests {
     #[test]
     fn a_group_that_was_removed_has_no_processes() {
         let tree = tree(&[("web.service", "5\n")]);
-        let group = Cgroup::find_below(Path::new("web.service"), std::slice::from_ref(&tree.0)).expect("there");
+        let group =
+            Cgroup::find_below(Path::new("web.service"), std::slice::from_ref(&tree.0)).expect("there");
         fs::remove_dir_all(group.path()).expect("removed");
         assert_eq!(group.processes().expect("nothing"), Vec::<u32>::new());
     }

@@ -61,6 +61,13 @@ const DW_EH_PE_ABSPTR: u8 = 0x00;
 const DW_EH_PE_PCREL: u8 = 0x10;
 const DW_EH_PE_OMIT: u8 = 0xff;
 
+/// Entries that are common to functions and read, of one section; linkers leave dozens. And bytes of one's instructions, which
+/// are run once: they can overlap in a file that was made to keep us busy.
+const MAX_COMMONS: usize = 65_536;
+const MAX_COMMON_BYTES: usize = 1024;
+/// Bytes of the text that says what else it holds.
+const MAX_AUGMENTATION: usize = 16;
+
 /// Calls `each` for every function's entry, in the order of the section. Ones that are damaged or of an unknown kind are left
 /// out; returns how many.
 pub fn each<'a>(section: Section<'a>, mut each: impl FnMut(&Entry<'a>)) -> usize {
@@ -77,6 +84,9 @@ pub fn each<'a>(section: Section<'a>, mut each: impl FnMut(&Entry<'a>)) -> usize
             Form::DebugFrame => usize::try_from(id).ok(),
         };
         let entry = common_at.and_then(|at| {
+            if commons.len() >= MAX_COMMONS && !commons.contains_key(&at) {
+                return None;
+            }
             let common = *commons.entry(at).or_insert_with(|| common(section, at));
             function(section, at, common?, body).ok()
         });
@@ -151,7 +161,7 @@ fn parse_common(body: &[u8], form: Form) -> Result<Common<'_>, Damaged> {
     if !matches!(version, 1 | 3 | 4) {
         return Err(Damaged);
     }
-    let augmentation = reader.text()?;
+    let augmentation = reader.text(MAX_AUGMENTATION)?;
     if version == 4 && (form == Form::EhFrame || reader.take(2)? != [8, 0]) {
         return Err(Damaged); // other than 8-byte addresses without segments
     }
@@ -183,6 +193,9 @@ fn parse_common(body: &[u8], form: Form) -> Result<Common<'_>, Damaged> {
         return Err(Damaged);
     }
     let instructions = &body[reader.position()..];
+    if instructions.len() > MAX_COMMON_BYTES {
+        return Err(Damaged);
+    }
     Ok(Common {
         code_alignment,
         data_alignment,

@@ -5,6 +5,7 @@ use super::reader::Reader;
 const DW_OP_DEREF: u8 = 0x06;
 const DW_OP_AND: u8 = 0x1a;
 const DW_OP_PLUS: u8 = 0x22;
+const DW_OP_PLUS_UCONST: u8 = 0x23;
 const DW_OP_SHL: u8 = 0x24;
 const DW_OP_GE: u8 = 0x2a;
 const DW_OP_LIT0: u8 = 0x30;
@@ -16,10 +17,10 @@ const DW_OP_BREGX: u8 = 0x92;
 /// What an expression for the canonical frame address gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// The word at the stack pointer plus bytes.
-    AtStackPointer(i64),
-    /// The word at the frame pointer plus bytes.
-    AtFramePointer(i64),
+    /// The word at the stack pointer plus bytes, and bytes added to that word.
+    AtStackPointer(i64, u64),
+    /// The same at the frame pointer.
+    AtFramePointer(i64, u64),
     /// That of an entry of a procedure linkage table, which has pushed one more word from this byte of each 16 on.
     LinkageTable(i64),
 }
@@ -38,14 +39,26 @@ pub fn frame(bytes: &[u8], sp: u64, fp: u64) -> Option<Frame> {
     let mut reader = Reader::new(bytes);
     let (register, offset) = base(&mut reader)?;
     let rest = &bytes[reader.position()..];
-    if rest == [DW_OP_DEREF] {
+    if let [DW_OP_DEREF, more @ ..] = rest {
+        let addend = addend(more)?;
         return match register {
-            it if it == sp => Some(Frame::AtStackPointer(offset)),
-            it if it == fp => Some(Frame::AtFramePointer(offset)),
+            it if it == sp => Some(Frame::AtStackPointer(offset, addend)),
+            it if it == fp => Some(Frame::AtFramePointer(offset, addend)),
             _ => None,
         };
     }
     linkage_table(rest).filter(|_| (register, offset) == (sp, 8)).map(Frame::LinkageTable)
+}
+
+/// What is added to a word: nothing, or a number, as assembly functions write that keep their caller's stack pointer (those
+/// of cryptographic libraries).
+fn addend(rest: &[u8]) -> Option<u64> {
+    let mut reader = Reader::new(rest);
+    if reader.is_empty() {
+        return Some(0);
+    }
+    let number = (reader.byte().ok()? == DW_OP_PLUS_UCONST).then(|| reader.unsigned().ok())??;
+    reader.is_empty().then_some(number)
 }
 
 /// `(ip & 15) >= N) << 3` added: what x86_64 linkers write for .plt.
@@ -89,8 +102,13 @@ mod tests {
     #[test]
     fn the_forms_that_occur_are_known_and_no_others() {
         // glibc's __restore_rt, a function that aligns its stack, and .plt.
-        assert_eq!(frame(&[0x77, 0xa0, 0x01, 0x06], 7, 6), Some(Frame::AtStackPointer(160)));
-        assert_eq!(frame(&[0x76, 0x78, 0x06], 7, 6), Some(Frame::AtFramePointer(-8)));
+        assert_eq!(frame(&[0x77, 0xa0, 0x01, 0x06], 7, 6), Some(Frame::AtStackPointer(160, 0)));
+        assert_eq!(frame(&[0x76, 0x78, 0x06], 7, 6), Some(Frame::AtFramePointer(-8, 0)));
+        // OpenSSL's hash functions.
+        let kept = [0x77, 0x98, 0x01, 0x06, 0x23, 0x08];
+        assert_eq!(frame(&kept, 7, 6), Some(Frame::AtStackPointer(152, 8)));
+        assert_eq!(frame(&kept[..5], 7, 6), None);
+        assert_eq!(frame(&[&kept[..], &[0x06]].concat(), 7, 6), None);
         let plt = [0x77, 0x08, 0x80, 0x00, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22];
         assert_eq!(frame(&plt, 7, 6), Some(Frame::LinkageTable(11)));
         for len in 0..plt.len() {

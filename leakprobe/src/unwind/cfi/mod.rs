@@ -1,7 +1,7 @@
 //! Call frame information: what compilers write so that a stack can be unwound at any instruction.
 //!
-//! It comes from a file of the target's, and is not trusted: every read is checked, each byte of a section is read once,
-//! and what is kept of it is bounded.
+//! It comes from a file of the target's, and is not trusted: every read is checked, each byte of a section is read once
+//! (those that functions share a bounded number of times), and what is kept of it is bounded.
 
 pub mod entries;
 mod expression;

@@ -283,13 +283,13 @@ fn rule(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Rule {
 
 fn express(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Option<Rule> {
     let names = names(arch);
-    let (from, cfa_offset) = match state.frame {
-        Frame::Register(register, offset) if register == names.sp => (cfa::STACK_POINTER, offset),
-        Frame::Register(register, offset) if register == names.fp => (cfa::FRAME_POINTER, offset),
+    let (from, cfa_offset, addend) = match state.frame {
+        Frame::Register(register, offset) if register == names.sp => (cfa::STACK_POINTER, offset, 0),
+        Frame::Register(register, offset) if register == names.fp => (cfa::FRAME_POINTER, offset, 0),
         Frame::Expression(bytes) => match expression::frame(bytes, names.sp, names.fp)? {
-            expression::Frame::AtStackPointer(offset) => (cfa::AT_STACK_POINTER, offset),
-            expression::Frame::AtFramePointer(offset) => (cfa::AT_FRAME_POINTER, offset),
-            expression::Frame::LinkageTable(from) => (cfa::LINKAGE_TABLE, from),
+            expression::Frame::AtStackPointer(offset, addend) => (cfa::AT_STACK_POINTER, offset, addend),
+            expression::Frame::AtFramePointer(offset, addend) => (cfa::AT_FRAME_POINTER, offset, addend),
+            expression::Frame::LinkageTable(from) => (cfa::LINKAGE_TABLE, from, 0),
         },
         Frame::Register(..) | Frame::Unset => return None,
     };
@@ -311,6 +311,7 @@ fn express(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Option<Rule> {
     }
     Some(Rule {
         cfa_offset: cfa_offset.try_into().ok()?,
+        cfa_addend: addend.try_into().ok()?,
         fp_offset: fp_offset.try_into().ok()?,
         ra_offset: ra_offset.try_into().ok()?,
         cfa: from,

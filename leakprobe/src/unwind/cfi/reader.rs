@@ -82,9 +82,10 @@ impl<'a> Reader<'a> {
         Err(Damaged)
     }
 
-    /// A text up to its zero byte, without it.
-    pub fn text(&mut self) -> Result<&'a [u8], Damaged> {
+    /// A text up to its zero byte, without it, of at most `most` bytes.
+    pub fn text(&mut self, most: usize) -> Result<&'a [u8], Damaged> {
         let rest = &self.bytes[self.at..];
+        let rest = &rest[..rest.len().min(most + 1)];
         let len = rest.iter().position(|&byte| byte == 0).ok_or(Damaged)?;
         self.at += len + 1;
         Ok(&rest[..len])
@@ -115,6 +116,6 @@ mod tests {
         let mut reader = Reader::new(&[1, 2, 3]);
         assert!(reader.number(4).is_err() && reader.number(9).is_err() && reader.take(usize::MAX).is_err());
         assert_eq!((reader.number(2), reader.byte(), reader.is_empty()), (Ok(0x201), Ok(3), true));
-        assert!(reader.byte().is_err() && reader.text().is_err());
+        assert!(reader.byte().is_err() && reader.text(9).is_err());
     }
 }
