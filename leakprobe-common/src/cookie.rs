@@ -1,5 +1,7 @@
 //! What user space tells a probe about the function that it sits in.
 
+use crate::Block;
+
 /// What a probed function does with a block, in the terms that pairing needs.
 ///
 /// Which of its arguments is the size, the count or the pointer is not part of this: it differs from
@@ -75,12 +77,46 @@ impl Cookie {
     pub const AMBIGUOUS: Self = Self(0);
 
     const ZERO_FREES: u8 = 1;
+    const FREED_ELSEWHERE: u8 = 2;
+    const RETURN_DISPLACED: u8 = 4;
 
     /// Packs what a probe needs to know. `zero_frees`: whether `realloc(p, 0)` frees `p` and returns NULL,
     /// the rule of this allocator.
     pub const fn new(call: Call, size: u8, count: u8, pointer: u8, family: u8, zero_frees: bool) -> Self {
         let flags = if zero_frees { Self::ZERO_FREES } else { 0 };
         Self(u64::from_le_bytes([call as u8, size, count, pointer, family, flags, 0, 0]))
+    }
+
+    /// The same of an allocator that has its blocks given back by another one's functions: that says nothing.
+    pub const fn freed_elsewhere(self) -> Self {
+        self.with(Self::FREED_ELSEWHERE)
+    }
+
+    /// The same of a probe where the return address is not any more where a call has put it.
+    pub const fn return_displaced(self) -> Self {
+        self.with(Self::RETURN_DISPLACED)
+    }
+
+    const fn with(self, flag: u8) -> Self {
+        Self(self.0 | (flag as u64) << 40)
+    }
+
+    #[inline(always)]
+    const fn has(self, flag: u8) -> bool {
+        (self.0 >> 40) as u8 & flag != 0
+    }
+
+    /// Whether the return address is where a call has put it.
+    #[inline(always)]
+    pub const fn has_return_address(self) -> bool {
+        !self.has(Self::RETURN_DISPLACED)
+    }
+
+    /// What a block is recorded as: [`Cookie::family`], and whether others' functions may give it back.
+    #[inline(always)]
+    pub const fn owner(self) -> u32 {
+        let family = self.family() as u32;
+        if self.has(Self::FREED_ELSEWHERE) { family | Block::FREED_ELSEWHERE } else { family }
     }
 
     /// Of a probe in the dynamic linker: how far behind the probed instruction its state is, bytes.
@@ -127,6 +163,6 @@ impl Cookie {
     /// Whether `realloc(p, 0)` frees.
     #[inline(always)]
     pub const fn zero_frees(self) -> bool {
-        (self.0 >> 40) as u8 & Self::ZERO_FREES != 0
+        self.has(Self::ZERO_FREES)
     }
 }

@@ -128,6 +128,10 @@ counters! {
     StackGuessed = "stack_guessed",
     /// A return without a pending entry: the call began before the probes were in.
     ReturnWithoutEntry = "return_without_entry",
+    /// Given back by another allocator's function than those of the one that handed it out.
+    Mismatched = "mismatched",
+    /// Of these, those that it passed on to their owner.
+    PassedOn = "passed_on",
     /// An event for user space was dropped because the ring buffer was full.
     EventLost = "event_lost",
 

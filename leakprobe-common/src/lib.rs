@@ -11,6 +11,7 @@ mod cookie;
 mod counter;
 mod hash;
 mod kernel;
+mod mismatch;
 mod record;
 mod unwind;
 
@@ -21,6 +22,7 @@ pub use kernel::{
     BULK_ALLOCATIONS, BULK_FREES, CACHE_NAME, Cache, CacheKey, CacheKind, CacheName, KernelBlock, KernelKey,
     KernelStack, MemoryKind, PendingBulk,
 };
+pub use mismatch::{LastMismatch, MAX_MISMATCHES, Mismatch, MismatchKey};
 pub use record::{
     Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT,
     MAX_FRAMES, NO_STACK, RangeEvent, RangeOperation, STACK_WINDOW, Site, Stack, StackCopy, StackEnd, Target,
@@ -33,4 +35,4 @@ pub use unwind::{
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 13;
+pub const ABI_VERSION: u32 = 14;

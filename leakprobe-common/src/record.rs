@@ -43,8 +43,25 @@ pub struct Block {
     pub generation: u32,
     /// How many blocks this one stands for; 1 unless sampled.
     pub weight: u32,
-    /// Index of the allocator family.
+    /// Index of the allocator family, with [`Block::FREED_ELSEWHERE`].
     pub family: u32,
+}
+
+impl Block {
+    /// In [`Block::family`]: its allocator has its blocks given back by another one's functions.
+    pub const FREED_ELSEWHERE: u32 = 1 << 8;
+
+    /// Index of the allocator family.
+    #[inline(always)]
+    pub const fn family_index(&self) -> u8 {
+        self.family as u8
+    }
+
+    /// Whether a function of a family ought not to be given this block.
+    #[inline(always)]
+    pub const fn is_mismatch(&self, family: u8) -> bool {
+        self.family & Self::FREED_ELSEWHERE == 0 && self.family_index() != family
+    }
 }
 
 /// How a frame walk ended.

@@ -13,7 +13,7 @@ use crate::{
     ledger::{add, count},
     lifecycle,
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
-    private_stack,
+    mismatch, private_stack,
     registers::Registers,
     stack, thread,
 };
@@ -44,7 +44,8 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         count(if thread::is_target(tgid) { Counter::FreeProbeUnknown } else { Counter::FreeUnknown });
         return 0;
     };
-    let address = Registers::new(ctx.regs).get(cookie.pointer());
+    let registers = Registers::new(ctx.regs);
+    let address = registers.get(cookie.pointer());
     if address == 0 {
         count(Counter::FreeNull);
         return 0;
@@ -53,11 +54,15 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     match remove(&key) {
         Some(block) => {
             count(Counter::Freed);
+            mismatch::note(&registers, cookie, &block, address);
             // SAFETY: the helper has no preconditions.
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
         None if frees_for_realloc(address) => count(Counter::FreeNested),
-        None => count(Counter::FreeUnknown),
+        None => {
+            count(Counter::FreeUnknown);
+            mismatch::passed_on(cookie, address);
+        }
     }
     0
 }
@@ -75,8 +80,9 @@ fn frees_for_realloc(address: u64) -> bool {
 /// Takes the record of the block that the pending reallocation gives back. At the entry, because another
 /// thread may be handed the old address before this call returns.
 #[inline(always)]
-pub fn take(thread: &mut Thread) {
+pub fn take(thread: &mut Thread, registers: &Registers) {
     if let Some(block) = remove(&key(thread.tgid, thread.pointer)) {
+        mismatch::note(registers, thread.cookie, &block, thread.pointer);
         thread.taken = block;
         thread.has_taken = 1;
         count(Counter::Taken);
@@ -130,7 +136,7 @@ pub fn record<const LOOPED: bool>(
         tid: thread.tid,
         generation: thread.generation,
         weight: 1,
-        family: thread.cookie.family() as u32,
+        family: thread.cookie.owner(),
     };
     let key = key(thread.tgid, address);
     let mut inserted = insert(&key, &block, BPF_NOEXIST as u64);

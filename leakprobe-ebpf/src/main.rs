@@ -11,6 +11,7 @@ mod cookie;
 mod ledger;
 mod lifecycle;
 mod maps;
+mod mismatch;
 mod pair;
 mod private_stack;
 mod range;

@@ -4,11 +4,11 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{
-    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, MAX_RULES, ProbeKey, Rule, Site, Space, Stack,
-    Target, Thread, Unwinding,
+    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, LastMismatch, MAX_MISMATCHES, MAX_RULES, Mismatch,
+    MismatchKey, ProbeKey, Rule, Site, Space, Stack, Target, Thread, Unwinding,
 };
 
 /// Compared with user space's own by a test of the committed objects.
@@ -55,6 +55,14 @@ pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(4096, 0);
 /// Cookies by address. Of one entry where the kernel hands out cookies itself.
 #[map]
 pub static COOKIES: HashMap<ProbeKey, u64> = HashMap::with_max_entries(1, 0);
+
+/// Blocks that came to another allocator than their own, by the way they came.
+#[map]
+pub static MISMATCHES: HashMap<MismatchKey, Mismatch> = HashMap::with_max_entries(MAX_MISMATCHES, 0);
+
+/// By thread, the last such block.
+#[map]
+pub static LAST_MISMATCH: LruHashMap<u32, LastMismatch> = LruHashMap::with_max_entries(1024, 0);
 
 /// Outstanding blocks. Allocated on demand: most processes never fill it. (User space clears this flag of all maps on
 /// kernels before 6.1, which warn of it.)

@@ -63,7 +63,7 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     if cookie.pointer() != NO_REGISTER {
         thread.pointer = registers.get(cookie.pointer());
         if matches!(cookie.call(), Some(Call::Reallocate | Call::Resize)) && thread.pointer != 0 {
-            block::take(thread);
+            block::take(thread, &registers);
         }
     }
     0

@@ -125,9 +125,7 @@ fn send_copy(thread: &Thread, caller: &Caller, id: u64) {
 /// Copies the stack built in `thread.stack`, with the registers and the memory that it was made from.
 #[inline(always)]
 fn fill(copy: *mut StackCopy, thread: &Thread, caller: &Caller, id: u64, undescribed: bool, sampled: bool) {
-    let sp = caller.sp;
-    // SAFETY: the ring buffer's entry is a whole `StackCopy`; what is not written, user space does not read. The helper
-    // checks the addresses it reads, and a fault is an error.
+    // SAFETY: the ring buffer's entry is a whole `StackCopy`; the helper checks the address it reads.
     unsafe {
         generated::bpf_probe_read_kernel(
             (&raw mut (*copy).stack).cast(),
@@ -137,14 +135,47 @@ fn fill(copy: *mut StackCopy, thread: &Thread, caller: &Caller, id: u64, undescr
         (*copy).stack.tgid = thread.tgid;
         (*copy).stack.generation = thread.generation;
         (*copy).id = id;
+        (*copy).undescribed = undescribed as u64;
+        (*copy).sampled = sampled as u64;
+        (*copy).epoch = unwind::epoch(thread.walk.target) as u64;
+    }
+    fill_memory(copy, caller);
+}
+
+/// Sends a stack that was not walked, for user space to unwind.
+#[inline(always)]
+pub fn send_caller(tgid: u32, generation: u32, target: u32, caller: &Caller, id: u64) {
+    let Some(mut entry) = COPIES.reserve::<StackCopy>(0) else { return };
+    let copy = entry.as_mut_ptr();
+    // SAFETY: as above; of the frames, none is valid.
+    unsafe {
+        (*copy).stack.tgid = tgid;
+        (*copy).stack.generation = generation;
+        (*copy).stack.len = 0;
+        (*copy).stack.end = StackEnd::Lost as u32;
+        (*copy).stack.guessed = 0;
+        (*copy).stack._pad = 0;
+        (*copy).id = id;
+        (*copy).undescribed = 1;
+        (*copy).sampled = 0;
+        (*copy).epoch = unwind::epoch(target) as u64;
+    }
+    fill_memory(copy, caller);
+    entry.submit(0);
+}
+
+/// Copies the registers that a walk begins with, and the memory above the stack pointer.
+#[inline(always)]
+fn fill_memory(copy: *mut StackCopy, caller: &Caller) {
+    let sp = caller.sp;
+    // SAFETY: the ring buffer's entry is a whole `StackCopy`; what is not written, user space does not read. The helper
+    // checks the addresses it reads, and a fault is an error.
+    unsafe {
         (*copy).ip = caller.ip;
         (*copy).sp = sp;
         (*copy).fp = caller.fp;
         (*copy).link = caller.link;
         (*copy).mask = caller.mask;
-        (*copy).undescribed = undescribed as u64;
-        (*copy).sampled = sampled as u64;
-        (*copy).epoch = unwind::epoch(thread.walk.target) as u64;
         let mut pages = 0;
         for page in 0..COPY_PAGES {
             let from = (sp & !(COPY_PAGE_BYTES as u64 - 1)) + (page * COPY_PAGE_BYTES) as u64;

@@ -24,6 +24,7 @@ const RECIPES: &[Recipe] = &[
     plain("semantics", "semantics.c"),
     plain("names", "names.c"),
     plain("pool", "pool.c"),
+    plain("mismatch", "mismatch.c"),
     plain("leak", "leak.c"),
     Recipe { flags: &[&["-static"]], ..plain("leak_static", "leak.c") },
     plain("threads", "threads.c"),

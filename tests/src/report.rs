@@ -24,7 +24,21 @@ pub struct Report {
     pub totals: Totals,
     pub sites: Vec<Site>,
     pub sites_with_survivors: u64,
+    #[serde(default)]
+    pub mismatches: Vec<Mismatch>,
     pub ledger: Ledger,
+}
+
+/// Blocks of one allocator that came to another one's free.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct Mismatch {
+    pub blocks: u64,
+    pub bytes: u64,
+    pub allocator: String,
+    pub stack: Stack,
+    pub freed_by: String,
+    pub freed_stack: Stack,
 }
 
 /// Something that limits what the report can be trusted for.

@@ -6,6 +6,8 @@ mod machine;
 
 pub use machine::{RETURN_ADDRESS_BYTES, RETURN_ADDRESS_ON_STACK, Registers};
 
+use aya_ebpf::helpers::bpf_probe_read_user;
+
 /// The registers that a walk begins with.
 #[derive(Clone, Copy)]
 pub struct Caller {
@@ -32,5 +34,20 @@ impl Registers {
             link: self.return_address(),
             mask: self.code_mask(),
         }
+    }
+
+    /// The registers that the caller will have when a function returns, at that function's entry. `None` where the return
+    /// address cannot be read.
+    #[inline(always)]
+    pub fn called_from(&self) -> Option<Caller> {
+        let sp = self.stack_pointer();
+        let ip = if RETURN_ADDRESS_ON_STACK {
+            // SAFETY: the helper checks the address; a fault is an error, not a crash.
+            unsafe { bpf_probe_read_user(sp as *const u64) }.ok()?
+        } else {
+            self.return_address()
+        };
+        let mask = self.code_mask();
+        Some(Caller { ip: ip & mask, sp: sp + RETURN_ADDRESS_BYTES, fp: self.frame_pointer(), link: 0, mask })
     }
 }

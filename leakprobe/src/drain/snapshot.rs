@@ -182,7 +182,7 @@ impl Snapshot {
         let site = self.outstanding.entry(SiteKey { tgid: key.tgid, stack: block.stack }).or_default();
         site.blocks += weight;
         site.bytes += block.size * weight;
-        site.family = block.family;
+        site.family = block.family_index().into();
         if self.at_ns.saturating_sub(block.allocated_ns) >= self.older_ns {
             site.survivors.push(Survivor {
                 allocated_ns: block.allocated_ns,

@@ -52,6 +52,8 @@ fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> 
         found.family_index,
         found.family.zero_frees,
     );
+    let cookie = if placement.return_displaced { cookie.return_displaced() } else { cookie };
+    let cookie = if found.freed_elsewhere { cookie.freed_elsewhere() } else { cookie };
     let Placement { offset, execution, instruction, .. } = placement;
     let cookie = match function.state {
         Some(state) => {

@@ -7,7 +7,9 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
-use leakprobe_common::{Block, BlockKey, COUNTERS, Cookie, Counter, ProbeKey, Site, Stack, Target, Thread};
+use leakprobe_common::{
+    Block, BlockKey, COUNTERS, Cookie, Counter, Mismatch, MismatchKey, ProbeKey, Site, Stack, Target, Thread,
+};
 
 use super::load::map_data;
 use crate::{
@@ -29,6 +31,7 @@ pub struct Maps {
     blocks: Map,
     sites: Map,
     threads: Map,
+    mismatches: BpfHashMap<MapData, MismatchKey, Mismatch>,
     capacity: Capacity,
 }
 
@@ -61,6 +64,7 @@ impl Maps {
             blocks: map("BLOCKS")?,
             sites: map("SITES")?,
             threads: map("THREADS")?,
+            mismatches: BpfHashMap::try_from(map("MISMATCHES")?)?,
             capacity: Capacity { blocks: max_blocks as usize, stacks: max_stacks as usize },
         };
         let (events, copies) = (map("EVENTS")?, map("COPIES")?);
@@ -126,6 +130,12 @@ impl Maps {
     /// The frames of a stack; `None` when it is not kept.
     pub fn stack(&self, id: u64) -> Option<Stack> {
         self.stacks.get(&id, 0).ok()
+    }
+
+    /// Blocks that came to another allocator than their own, by the way they came.
+    pub fn mismatches(&self) -> Result<Vec<(MismatchKey, Mismatch)>> {
+        let all = self.mismatches.iter().filter(|entry| !entry.as_ref().is_ok_and(|(_, it)| it.blocks == 0));
+        all.collect::<Result<_, _>>().context("failed to read the map of mismatched frees")
     }
 
     /// The ledger's counters.

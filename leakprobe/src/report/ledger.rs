@@ -197,6 +197,8 @@ fn words(name: &str) -> Option<Words> {
             "look for an allocator function that is not probed (--verbose lists those that are)",
         ),
         "exec_dropped" => plain("dropped by exec"),
+        "mismatched" => plain("given back to another allocator"),
+        "passed_on" => plain("passed on to their owner"),
         "ended_dropped" => plain("dropped, of ended processes"),
         "free_seen_again" => plain("frees in interrupts of the same kind, seen by a second program"),
         "pages_split" => plain("rests of blocks of pages that were given back in part"),

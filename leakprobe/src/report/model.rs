@@ -41,6 +41,9 @@ pub struct Report {
     pub sites: Vec<SiteRow>,
     /// How many sites have survivors, shown or not.
     pub sites_with_survivors: u64,
+    /// Blocks that one allocator has handed out and another one was given back, most first; at most `--top` ways.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mismatches: Vec<MismatchRow>,
     /// What was hit, recorded and lost.
     pub ledger: Ledger,
     /// Whether the whole ledger and whole stacks are to be shown as text.
@@ -52,6 +55,25 @@ pub struct Report {
     /// How stacks are made in each object; none with `--kernel`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stacks: Vec<ObjectStacks>,
+}
+
+/// Blocks of one allocator that came to another one's free.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MismatchRow {
+    /// Process.
+    pub pid: u32,
+    /// How many.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The allocator that has handed them out.
+    pub allocator: String,
+    /// The stack that allocated them.
+    pub stack: StackRow,
+    /// The allocator whose function was given them.
+    pub freed_by: String,
+    /// The stack that gave the first of them back.
+    pub freed_stack: StackRow,
 }
 
 /// How stacks are made in the code of an object.

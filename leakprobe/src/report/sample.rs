@@ -242,6 +242,7 @@ pub(super) fn everyday() -> Report {
             freed_bytes: 4_299_161,
         },
         sites: sites(),
+        mismatches: Vec::new(),
         sites_with_survivors: 87,
         ledger: ledger(),
         verbose: false,
@@ -305,6 +306,22 @@ pub(super) fn full() -> Report {
         ..process()
     });
     report.sites[1].pid = 1301;
+    report.mismatches = vec![MismatchRow {
+        pid: 1301,
+        blocks: 12,
+        bytes: 1_440,
+        allocator: "jemalloc".to_owned(),
+        stack: report.sites[0].stack.clone(),
+        freed_by: "glibc".to_owned(),
+        freed_stack: StackRow {
+            id: "00000000000f4eed".to_owned(),
+            quality: StackQuality::Whole,
+            frames: [frame("close_session", Some(("src/session.c", 31)), 0x55d0_c0df_2f10)]
+                .into_iter()
+                .chain(start())
+                .collect(),
+        },
+    }];
     report.ledger.frees.hits -= 3;
     report.ledger.ranges = Some(Account {
         hits: 3,

@@ -103,6 +103,7 @@ impl Session {
             totals: totals(&analysis),
             sites,
             sites_with_survivors: analysis.sites.len() as u64,
+            mismatches: self.mismatches()?,
             ledger,
             verbose: self.options.verbose,
             probes: if self.options.verbose {
@@ -163,18 +164,15 @@ impl Session {
     fn row(&mut self, site: &RankedSite, rank: u32) -> SiteRow {
         let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
         let (kind, allocator) = if site.family == RANGE_FAMILY {
-            (SiteKind::Mapping, "mmap")
+            (SiteKind::Mapping, "mmap".to_owned())
         } else {
-            (
-                SiteKind::Heap,
-                self.families.get(site.family as usize).map_or("unknown allocator", |family| family.name),
-            )
+            (SiteKind::Heap, self.family_name(site.family))
         };
         SiteRow {
             rank,
             pid: site.key.tgid,
             kind,
-            allocator: allocator.to_owned(),
+            allocator,
             live_bytes: site.live_bytes,
             live_blocks: site.live_blocks,
             survivor_bytes: site.ages.bytes,
@@ -193,7 +191,7 @@ impl Session {
         }
     }
 
-    fn stack_row(&mut self, tgid: u32, id: u64, kind: SiteKind) -> StackRow {
+    pub(super) fn stack_row(&mut self, tgid: u32, id: u64, kind: SiteKind) -> StackRow {
         let not_kept =
             || StackRow { id: format!("{id:016x}"), quality: StackQuality::NotKept, frames: Vec::new() };
         if id == NO_STACK {

@@ -6,6 +6,7 @@ mod copies;
 mod follow;
 mod kernel;
 mod members;
+mod mismatches;
 mod output;
 mod processes;
 mod run;
@@ -324,6 +325,7 @@ impl Session {
     /// What limits the report, most important first.
     fn warnings(&self, ledger: &Ledger) -> Vec<Warning> {
         let mut all = ledger.losses();
+        all.extend(mismatches::warning(ledger));
         all.extend(self.notes.iter().cloned());
         all.extend(self.unwinding.warnings());
         all.extend(self.watched.iter().flat_map(Watched::warnings));

@@ -33,6 +33,8 @@ pub struct FoundObject {
     pub family_index: u8,
     /// What is to be probed, frees first. At least one.
     pub functions: Vec<Function>,
+    /// See [`Allocator::freed_elsewhere`].
+    pub freed_elsewhere: bool,
 }
 
 /// An object that was searched, or could not be.
@@ -98,19 +100,20 @@ impl Discovery {
                     allocators.retain(|found| !self.families[found.family].is_allocator());
                 }
                 let left_out = all > allocators.len();
-                let outcomes = allocators.iter().map(|Allocator { family, functions }| {
+                let outcomes = allocators.iter().map(|Allocator { family, functions, .. }| {
                     format!("{}, {} functions", self.families[*family].name, functions.len())
                 });
                 let left_out = left_out.then(|| "an allocator that --allocator-object leaves out".to_owned());
                 let outcome = outcomes.chain(left_out).collect::<Vec<_>>().join("; ");
-                self.objects.extend(allocators.into_iter().map(|Allocator { family, functions }| {
-                    FoundObject {
+                self.objects.extend(allocators.into_iter().map(
+                    |Allocator { family, functions, freed_elsewhere }| FoundObject {
                         object: Arc::clone(object),
                         family: &self.families[family],
                         family_index: u8::try_from(family).unwrap_or(u8::MAX),
                         functions,
-                    }
-                }));
+                        freed_elsewhere,
+                    },
+                ));
                 (outcome, false)
             }
             Ok(Ok(Found::Nothing(why))) => (why.to_string(), why == super::symbols::Nothing::Stripped),

@@ -70,6 +70,8 @@ pub struct Allocator {
     pub family: usize,
     /// At least one, in the order in which probes must be attached (frees first), then by offset.
     pub functions: Vec<Function>,
+    /// Whether some of its frees are nothing but a jump to a function of another object, and its blocks another's to free.
+    pub freed_elsewhere: bool,
 }
 
 /// What an object was found to be.
@@ -212,7 +214,7 @@ fn search<R: ReadAt + ?Sized>(
         }
         let functions = functions(elf, table, &hits, family, taken)?;
         if !functions.is_empty() {
-            allocators.push(Allocator { family: index, functions });
+            allocators.push(Allocator { family: index, functions, freed_elsewhere: false });
         }
     }
     leave_to_others(elf, &mut allocators)?;
@@ -238,7 +240,9 @@ fn leave_to_others<R: ReadAt + ?Sized>(
                     let mut code = [0; 16];
                     let at = elf.code_offset(target);
                     let n = at.map_or(Ok(0), |(offset, _)| elf.file.read_at(&mut code, offset))?;
-                    forward::is_linkage_table(function.arch, &code[..n])
+                    let is_elsewhere = forward::is_linkage_table(function.arch, &code[..n]);
+                    allocator.freed_elsewhere |= is_elsewhere;
+                    is_elsewhere
                 }
                 None => false,
             };

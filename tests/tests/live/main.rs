@@ -19,6 +19,7 @@ mod languages;
 mod life;
 mod limits;
 mod mappings;
+mod mismatches;
 mod module;
 mod objects;
 mod rounds;

@@ -40,10 +40,12 @@ impl Relocated {
         let mut object = Object::parse(object).context("failed to parse the BPF object")?;
         object.patch_map_data(globals.iter().map(|(name, bytes)| (*name, (&bytes[..], true))).collect())?;
         let definitions = std::mem::take(&mut object.maps);
-        let fds: HashMap<&str, i32> = ebpf
-            .maps()
-            .filter_map(|(name, map)| Some((name, map_data(map)?.fd().as_fd().as_raw_fd())))
-            .collect();
+        let fd_of = |(name, map)| {
+            let data =
+                map_data(map).with_context(|| format!("the map {name} is of a kind that is not known"))?;
+            Ok((name, data.fd().as_fd().as_raw_fd()))
+        };
+        let fds: HashMap<&str, i32> = ebpf.maps().map(fd_of).collect::<Result<_>>()?;
         let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
         object
             .relocate_maps(

@@ -209,6 +209,7 @@ fn walk<C: Code>(code: &C, request: &Request) -> Result<Placement, String> {
             offset: offset as u64,
             registers,
             execution: Execution::Emulated,
+            return_displaced: state.return_displaced,
             instruction: code.text(offset),
         });
         match (step.flow, place) {
@@ -238,6 +239,7 @@ pub(super) fn at_symbol<C: Code>(code: &C, request: &Request, reason: String) ->
         offset: 0,
         registers: request.arguments.iter().map(passed_in).collect(),
         execution: if emulated { Execution::Emulated } else { Execution::SingleStepped(reason) },
+        return_displaced: false,
         instruction: code.text(0),
     }
 }

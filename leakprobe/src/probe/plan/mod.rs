@@ -61,6 +61,8 @@ pub struct Placement {
     pub registers: Vec<u8>,
     /// How the kernel will run the probed instruction.
     pub execution: Execution,
+    /// Whether the return address and the stack pointer are not any more where a call has put them.
+    pub return_displaced: bool,
     /// The probed instruction, disassembled, for the verbose report.
     pub instruction: String,
 }

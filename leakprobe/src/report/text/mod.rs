@@ -3,6 +3,7 @@
 mod head;
 mod kernel;
 mod ledger;
+mod mismatches;
 mod page;
 mod probes;
 mod processes;
@@ -57,6 +58,10 @@ pub fn text(report: &Report, width: usize, color: bool) -> String {
     for row in &report.sites {
         page.blank();
         site::site(&mut page, report, row);
+    }
+    if !report.mismatches.is_empty() {
+        page.blank();
+        mismatches::mismatches(&mut page, report);
     }
     page.blank();
     ledger::ledger(&mut page, &report.ledger, report.kernel.is_some(), is_verbose(report));

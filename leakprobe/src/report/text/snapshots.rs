@@ -464,6 +464,22 @@ fn several_processes_verbose() {
           ... frames may be missing: the walk lost its way, in code without call
               frame information or frame pointers
 
+    mismatched frees: given back to another allocator than the one that handed them
+        out
+      1.41 KiB in 12 blocks from jemalloc given to glibc in process 1301
+        allocated by
+          string_copy (inlined)        src/string.h:31
+          leak_in_parser               src/parse/header.c:142
+          handle_request               src/server/request.c:391
+          main                         src/main.c:88
+          __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
+          _start+0x21                  in /usr/local/bin/api-server
+        given back by
+          close_session                src/session.c:31
+          main                         src/main.c:88
+          __libc_start_call_main+0x2a  in /usr/lib/x86_64-linux-gnu/libc.so.6
+          _start+0x21                  in /usr/local/bin/api-server
+
     ledger: 10,814 allocations = 9,990 recorded + 10 failed
               + 812 lost (block map full) + 2 in flight
             1,300 frees = 1,285 freed + 5 free(NULL) + 10 of blocks not recorded

@@ -134,6 +134,7 @@ impl KernelSession {
             }),
             totals: sums,
             sites,
+            mismatches: Vec::new(),
             sites_with_survivors: with_survivors,
             ledger,
             verbose: self.options.verbose,
