@@ -243,6 +243,8 @@ pub enum EventKind {
     Range = 3,
     /// The dynamic linker has mapped or unmapped objects; `a` is the epoch of the code.
     CodeChange = 4,
+    /// The process has made another one, which has a copy of its memory, with the breakpoints in it.
+    Fork = 5,
 }
 
 /// A rare event for user space, at the head of every ring-buffer record.

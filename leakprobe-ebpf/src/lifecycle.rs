@@ -1,4 +1,4 @@
-//! Exec of a target, the end of its threads, and changes of its code.
+//! Fork and exec of a target, the end of its threads, and changes of its code.
 
 use aya_ebpf::{
     EbpfContext,
@@ -33,6 +33,19 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
         (*target).generation
     };
     tell(EventKind::Exec, tgid, generation as u64);
+    0
+}
+
+/// A thread or a process is made; it has not run yet.
+#[inline(always)]
+pub fn fork(ctx: &RawTracePointContext) -> i32 {
+    const CLONE_VM: u64 = 0x100;
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the context of a raw tracepoint is its arguments, 64 bits each; the second one are the flags of clone.
+    let flags = unsafe { *ctx.as_ptr().cast::<u64>().add(1) };
+    if flags & CLONE_VM == 0 && thread::is_target(tgid) {
+        tell(EventKind::Fork, tgid, flags);
+    }
     0
 }
 

@@ -50,6 +50,11 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
     lifecycle::exec(&ctx)
 }
 
+#[raw_tracepoint(tracepoint = "task_newtask")]
+fn process_fork(ctx: RawTracePointContext) -> i32 {
+    lifecycle::fork(&ctx)
+}
+
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn thread_exit(ctx: RawTracePointContext) -> i32 {
     lifecycle::thread_exit(&ctx)

@@ -237,7 +237,7 @@ pub struct Options {
 /// Distinct stacks that there is room for by default.
 pub const DEFAULT_MAX_STACKS: u32 = 16_384;
 
-/// Processes that there is room for by default, where some can come and go: 23 MiB of tables.
+/// Processes that there is room for by default, where some can come and go: 22 MiB of tables.
 pub const DEFAULT_MAX_PROCESSES: u32 = 256;
 
 /// Rows of unwind tables that there is room for by default: 16 MiB. libLLVM has one million.

@@ -3,11 +3,16 @@
  * `hold N SIZE`: N blocks. `fork`: a child frees every one of them, takes 300 blocks of its own, and ends;
  * so does a child of that child. `spawn`: runs another program by posix_spawn, which shares this
  * process's memory until exec. `exec`: becomes itself again, which prints `ready` once more.
- * `again N SIZE`: N blocks at another site, after the exec.
+ * `again N SIZE`: N blocks at another site, after the exec. `linger`: a child that opens a library, and then calls every
+ * function of the allocator again and again, as long as this process lives.
  */
 #define _GNU_SOURCE
 #include "victim.h"
+#include <dlfcn.h>
+#include <malloc.h>
+#include <signal.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 static void *blocks[100000];
@@ -64,6 +69,33 @@ OWN_FRAME static void spawn_and_wait(void)
     await(child);
 }
 
+static void linger(void)
+{
+    int ends[2];
+    char once;
+    MUST(pipe(ends) == 0);
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child > 0) {
+        MUST(read(ends[0], &once, 1) == 1 && close(ends[0]) == 0 && close(ends[1]) == 0);
+        victim_say("truth note child=%d\n", (int)child);
+        return;
+    }
+    MUST(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0);
+    void *library = dlopen("libm.so.6", RTLD_NOW);
+    MUST(library && dlclose(library) == 0);
+    for (int round = 0;; round++) {
+        void *all[9];
+        MUST(posix_memalign(&all[0], 64, 10) == 0);
+        all[1] = malloc(10), all[2] = calloc(1, 10), all[3] = realloc(NULL, 10), all[4] = memalign(64, 10);
+        all[5] = aligned_alloc(64, 64), all[6] = valloc(10), all[7] = pvalloc(10), all[8] = reallocarray(NULL, 1, 10);
+        for (int i = 0; i < 9; i++)
+            free(all[i]);
+        MUST(round > 0 || write(ends[1], "", 1) == 1);
+        usleep(1000);
+    }
+}
+
 int main(void)
 {
     victim_ready();
@@ -78,6 +110,8 @@ int main(void)
             fork_and_wait();
         } else if (victim_is("spawn")) {
             spawn_and_wait();
+        } else if (victim_is("linger")) {
+            linger();
         } else if (victim_is("exec")) {
             char *words[] = {"life", NULL};
             execv("/proc/self/exe", words);

@@ -96,7 +96,12 @@ pub enum Message {
         /// Its ID.
         stack: u64,
     },
-    /// The process replaced its program.
+    /// The process has forked: its child has its breakpoints.
+    Fork {
+        /// Process.
+        tgid: u32,
+    },
+    /// A process has replaced its program.
     Exec {
         /// Process.
         tgid: u32,
@@ -132,6 +137,7 @@ pub fn message(record: &[u8]) -> Option<Message> {
         kind if kind == EventKind::NewStack as u32 => {
             Some(Message::NewStack { tgid: head.tgid, stack: head.a })
         }
+        kind if kind == EventKind::Fork as u32 => Some(Message::Fork { tgid: head.tgid }),
         kind if kind == EventKind::Exec as u32 => Some(Message::Exec {
             tgid: head.tgid,
             at_ns: head.at_ns,

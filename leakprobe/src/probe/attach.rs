@@ -90,6 +90,34 @@ pub fn attach(
     Ok(attachment)
 }
 
+/// Takes the breakpoints of a process's probes out of the processes that have inherited them by fork: the kernel leaves them
+/// there, and each call of a probed function would trap. When a probe of any process is unregistered, the kernel takes the
+/// breakpoint out of all that have none of their own; so one of a kernel thread, which has no memory to put one into, is put
+/// in and out. Takes as long as detaching.
+///
+/// # Errors
+/// What the kernel said.
+pub fn sweep(
+    programs: &UprobePrograms<OwnedFd>,
+    file: BorrowedFd<'_>,
+    probes: &[PlannedProbe],
+) -> Result<OwnedFd> {
+    let points: Vec<Point> = probes.iter().map(|probe| probe.point()).collect();
+    let path = bpf::fd_path(file);
+    let link = bpf::link_uprobes(programs.free_enter.as_fd(), LinkKind::Enter, &path, &points, KTHREADD)?;
+    Ok(link)
+}
+
+/// The kernel thread that makes the others.
+const KTHREADD: u32 = 2;
+
+/// Closes links, which takes the kernel a while each, behind the caller's back.
+pub fn close_later(links: Vec<OwnedFd>) {
+    if !links.is_empty() {
+        thread::spawn(move || drop(links));
+    }
+}
+
 fn attach_one_by_one(
     loaded: &mut Loaded,
     name: &'static str,

@@ -30,6 +30,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.aarch64.bpf.o");
 
+/// The programs that follow the life of processes, and the raw tracepoint of each.
+const LIFECYCLE: [(&str, &str); 3] = [
+    ("process_exec", "sched_process_exec"),
+    ("process_fork", "task_newtask"),
+    ("thread_exit", "sched_process_exit"),
+];
+
 /// The program at the end of each system call of the mmap family.
 const RANGE_EXIT: &str = "range_exit";
 
@@ -164,8 +171,7 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     let _limit = LockedMemory::unlimited();
     let globals = Globals::new(settings, mechanism);
     let mut ebpf = create(settings, &globals)?;
-    for name in ["process_exec", "thread_exit"] {
-        let tracepoint = if name == "process_exec" { "sched_process_exec" } else { "sched_process_exit" };
+    for (name, tracepoint) in LIFECYCLE {
         load_one::<RawTracePoint>(&mut ebpf, &globals, name, RawTracePoint::load)?;
         program::<RawTracePoint>(&mut ebpf, name)?
             .attach(tracepoint)
@@ -284,7 +290,7 @@ pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> 
     let names = program_names(settings.floor, features::has_loop());
     let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
     let all = [names.allocate_enter, names.allocate_return, names.free_enter].map(|name| (name, uprobes));
-    let all = all.into_iter().chain(["process_exec", "thread_exit"].map(|name| (name, 0)));
+    let all = all.into_iter().chain(LIFECYCLE.map(|(name, _)| (name, 0)));
     let ranges = range_programs().map(|(_, name)| name).into_iter().chain([RANGE_EXIT]);
     let all = all.chain(ranges.map(|name| (name, 0)));
     Ok(all

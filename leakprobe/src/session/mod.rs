@@ -221,6 +221,12 @@ impl Session {
                     self.look(index)?;
                 }
             }
+            Message::Fork { tgid } => {
+                // Where probes are perf events, the kernel frees a child of each breakpoint as it meets it.
+                if let (Some(index), true) = (self.index_of(tgid), self.loaded.multi.is_some()) {
+                    self.watched[index].fork();
+                }
+            }
             Message::Exec { tgid, generation, .. } => {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 self.watched[index].exec(generation);

@@ -265,14 +265,14 @@ impl Session {
         Ok(())
     }
 
-    /// Whether a process has shown frames in no known mapping.
+    /// Whether a process has shown frames in no known mapping, or has forked.
     pub(super) fn wants_to_look(&self) -> bool {
         self.look_due().is_some()
     }
 
     /// When the first such process may be looked at.
     pub(super) fn look_due(&self) -> Option<Instant> {
-        self.watched.iter().filter_map(Watched::look_due).min()
+        self.watched.iter().flat_map(|watched| [watched.look_due(), watched.sweep_due()]).flatten().min()
     }
 
     /// Looks at those whose time has come.
@@ -280,6 +280,16 @@ impl Session {
         for index in 0..self.watched.len() {
             if self.watched[index].look_due().is_some_and(|due| due <= Instant::now()) {
                 self.look(index)?;
+            }
+            let watched = &mut self.watched[index];
+            if watched.sweep_due().is_some_and(|due| due <= Instant::now())
+                && let Some(programs) = &self.loaded.multi
+                && let Err(error) = watched.sweep(programs)
+            {
+                let pid = watched.pid();
+                watched.fail(format!(
+                    "failed to free the children of process {pid} of its breakpoints: {error:#}"
+                ));
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use crate::{
         assign::{self, Freedom},
         attach::{self, Attachment, PlannedProbe},
         features,
-        load::Loaded,
+        load::{Loaded, UprobePrograms},
         plan::Arch,
     },
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
@@ -33,6 +33,9 @@ use crate::{
 
 /// Reading a process's maps holds a lock that its own mmap and munmap need: not more often than this.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// Freeing children of breakpoints goes through all processes that map the same objects: not more often than this.
+const BETWEEN_SWEEPS: Duration = Duration::from_millis(500);
 
 /// As long as a program may take to get to its first allocation.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -64,6 +67,11 @@ pub struct Watched {
     look_wanted: bool,
     discovery: Discovery,
     attachments: Vec<Attachment>,
+    /// What is probed in which object.
+    placed: Vec<(Arc<Object>, Vec<PlannedProbe>)>,
+    /// When it was last seen to fork, where its children still have its breakpoints.
+    forked: Option<Instant>,
+    swept: Option<Instant>,
     probes: Vec<ProbeRow>,
     trampoline: u64,
     cut: Option<String>,
@@ -113,6 +121,9 @@ impl Watched {
             look_wanted: false,
             discovery,
             attachments: Vec::new(),
+            placed: Vec::new(),
+            forked: None,
+            swept: None,
             probes: Vec::new(),
             trampoline: 0,
             cut: None,
@@ -259,6 +270,30 @@ impl Watched {
         self.look_wanted |= !self.has_ended();
     }
 
+    /// Notes that it has forked: its child has its breakpoints.
+    pub fn fork(&mut self) {
+        self.forked.get_or_insert_with(Instant::now);
+    }
+
+    /// When its children are to be freed of its breakpoints.
+    pub fn sweep_due(&self) -> Option<Instant> {
+        let forked = self.forked?;
+        Some(self.swept.map_or(forked, |swept| forked.max(swept + BETWEEN_SWEEPS)))
+    }
+
+    /// Frees the processes that it has forked of its breakpoints.
+    pub fn sweep(&mut self, programs: &UprobePrograms<OwnedFd>) -> Result<()> {
+        (self.forked, self.swept) = (None, Some(Instant::now()));
+        let mut links = Vec::new();
+        for (object, probes) in &self.placed {
+            if let Ok(file) = &object.file {
+                links.push(attach::sweep(programs, file.as_fd(), probes)?);
+            }
+        }
+        attach::close_later(links);
+        Ok(())
+    }
+
     /// When it may be looked at, if a look is wanted.
     pub fn look_due(&self) -> Option<Instant> {
         self.look_wanted.then(|| self.looked.map_or_else(Instant::now, |at| at + BETWEEN_LOOKS))
@@ -283,6 +318,7 @@ impl Watched {
             Ok(attachment) => {
                 self.attachments.push(attachment);
                 self.probes.extend(rows);
+                self.placed.push((object, probes));
                 Ok(())
             }
             Err(error) => {

@@ -16,11 +16,12 @@ use crate::last;
 const NOBODY: u32 = 65534;
 
 /// Every program of a session, in the order in which they are loaded.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "allocate_enter",
     "allocate_return",
     "free_enter",
     "process_exec",
+    "process_fork",
     "thread_exit",
     "munmap_enter",
     "mremap_enter",

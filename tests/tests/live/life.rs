@@ -2,6 +2,7 @@
 
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::State;
+use leakprobe_tests::text;
 use leakprobe_tests::victim::Victim;
 
 use crate::last;
@@ -19,6 +20,20 @@ fn children_change_nothing_in_the_parents_books() {
     truth.check(last(&reports));
     assert_eq!(last(&reports).totals.live_blocks, 6000);
     assert_eq!(last(&reports).processes[0].programs, 1);
+    victim.quit();
+}
+
+/// A fork copies the breakpoints with the code; whoever left them there would have the child pay for the parent's profile.
+#[test]
+fn a_child_is_freed_of_the_breakpoints_while_its_parent_is_profiled() {
+    let mut victim = Victim::start("life", &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let truth = victim.run("hold 50 48");
+    let children: Vec<u32> = (0..3).map(|_| victim.run("linger").number("note", "child") as u32).collect();
+    children.into_iter().for_each(text::check_whole);
+    assert!(!text::patched(victim.pid()).is_empty(), "the parent still has them");
+    let reports = probe.finish();
+    truth.check(last(&reports));
     victim.quit();
 }
 
