@@ -81,6 +81,7 @@ impl Session {
             .corrections(|stack| snapshot.sites.get(&stack).map_or(0, |site| site.undescribed_blocks));
         snapshot.unite(&self.same_stacks());
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
+        self.look_for_prefixes();
         let warnings = self.warnings(&ledger);
         let records = snapshot.records;
         let analysis = self.analyst.next(snapshot);

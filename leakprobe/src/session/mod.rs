@@ -11,6 +11,7 @@ mod output;
 mod processes;
 mod run;
 mod trigger;
+mod unmatched;
 mod unwinding;
 mod variants;
 mod versions;
@@ -78,6 +79,9 @@ pub struct Session {
     cookies: Option<Cookies>,
     objects: ObjectCache,
     families: &'static [Family],
+    /// What the names of allocators in the processes begin with, where a prefix that was named matches nothing.
+    prefixes_there: Vec<String>,
+    searched_for_prefixes: usize,
     unwinding: ObjectTables,
     anew: Anew,
     /// By ID that a stack was kept under: the one that it has.
@@ -168,6 +172,8 @@ impl Session {
             cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
             families,
+            prefixes_there: Vec::new(),
+            searched_for_prefixes: 0,
             unwinding: ObjectTables::new(unwind, tables),
             anew: Anew::default(),
             own_ids: HashMap::new(),
@@ -333,6 +339,7 @@ impl Session {
         let mut all = ledger.losses();
         all.extend(mismatches::warning(ledger));
         all.extend(self.notes.iter().cloned());
+        all.extend(self.unmatched_prefixes());
         all.extend(self.unwinding.warnings());
         all.extend(self.watched.iter().flat_map(Watched::warnings));
         all

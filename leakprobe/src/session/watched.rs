@@ -353,6 +353,11 @@ impl Watched {
         self.discovery.has_allocator()
     }
 
+    /// Whether an allocator of a family was found in it.
+    pub fn has_family(&self, name: &str) -> bool {
+        self.discovery.objects.iter().any(|found| found.family.name == name)
+    }
+
     /// Whether it was taken in a moment ago.
     pub fn is_young(&self) -> bool {
         self.since.elapsed() < YOUNG

@@ -11,7 +11,7 @@ mod forward;
 pub mod group;
 pub mod kernel;
 pub mod maps;
-mod near;
+pub mod near;
 pub mod object;
 pub mod process;
 pub mod seccomp;

@@ -4,6 +4,7 @@
 //! families (linkers store `malloc` as the tail of `__libc_malloc`, so any position may be one); then the
 //! symbols, for those whose name is at one of these positions. Nothing is kept but the hits.
 
+pub mod prefixes;
 #[cfg(test)]
 mod tests;
 

@@ -6,8 +6,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use leakprobe_tests::probe::Probe;
 use leakprobe_tests::victim::Victim;
 use leakprobe_tests::{compile, pace, probe, run, skip, text};
+
+use crate::last;
 
 /// An unprivileged user: `nobody` on Debian; whether it has a name doesn't matter.
 const NOBODY: u32 = 65534;
@@ -248,4 +251,23 @@ fn a_target_that_exits_while_probes_are_attached() {
             other => panic!("after {delay:?} leakprobe ended with {other:?}: {said}"),
         }
     }
+}
+
+#[test]
+fn a_prefix_that_matches_nothing_is_told_with_what_may_have_been_meant() {
+    let mut victim = Victim::start("pool", &[]);
+    let probe = Probe::attach(victim.pid(), &["--allocator-prefix", "pol_"]);
+    let truth = victim.run("plain 50");
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    let [warning] = &report.warnings[..] else { panic!("{:?}", report.warnings) };
+    assert_eq!(warning.kind, "prefix_unmatched");
+    let text = &warning.text;
+    assert!(text.starts_with("--allocator-prefix pol_ matches nothing so far: "), "{text}");
+    assert!(
+        text.ends_with("searched for pol_malloc and pol_free and their like; there are: pool_"),
+        "{text}"
+    );
+    victim.quit();
 }

@@ -1,0 +1,61 @@
+//! Prefixes that the user named, and that no allocator has: what was searched, and what may have been meant.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::{Session, watched::Watched};
+use crate::{
+    report::{escape::visible, model::Warning, units::counted},
+    target::{near::near, space::Backing, symbols::prefixes::prefixes},
+};
+
+impl Session {
+    /// Looks for what may have been meant, once, before the first report.
+    pub(super) fn look_for_prefixes(&mut self) {
+        let wanted = &self.options.allocator_prefixes;
+        if self.reports > 0 || wanted.iter().all(|prefix| self.has_prefix(prefix)) {
+            return;
+        }
+        let (mut seen, mut there) = (HashSet::new(), BTreeSet::new());
+        for space in self.watched.iter().filter_map(Watched::space_now) {
+            for mapping in space.mappings.iter().filter(|mapping| mapping.executable) {
+                let Backing::Object(object) = &mapping.backing else { continue };
+                if let (Ok(file), true) = (&object.file, seen.insert(object.id)) {
+                    // What cannot be read has been told of already.
+                    there.extend(prefixes(file).unwrap_or_default());
+                }
+            }
+        }
+        self.prefixes_there = there.into_iter().collect();
+        self.searched_for_prefixes = seen.len();
+    }
+
+    fn has_prefix(&self, prefix: &str) -> bool {
+        let name = format!("{prefix}*");
+        self.watched.iter().any(|watched| watched.has_family(&name))
+    }
+
+    /// What to say of each prefix that nothing has; one can still come with a library.
+    pub(super) fn unmatched_prefixes(&self) -> impl Iterator<Item = Warning> {
+        let unmatched = self.options.allocator_prefixes.iter().filter(|prefix| !self.has_prefix(prefix));
+        unmatched.map(|prefix| {
+            let alike = near(prefix, self.prefixes_there.iter().cloned());
+            let there = match (alike.as_slice(), self.prefixes_there.as_slice()) {
+                ([], []) => "no names in them look like an allocator's with a prefix".to_owned(),
+                ([], all) => format!("there are: {}", shown(all)),
+                (alike, _) => format!("there are: {}", shown(alike)),
+            };
+            let searched = counted(self.searched_for_prefixes as u64, "mapped object");
+            let text = format!(
+                "--allocator-prefix {prefix} matches nothing so far: {searched} searched for {prefix}malloc and \
+                 {prefix}free and their like; {there}"
+            );
+            Warning { kind: "prefix_unmatched".to_owned(), text }
+        })
+    }
+}
+
+/// The first few.
+fn shown(prefixes: &[String]) -> String {
+    let all: Vec<String> = prefixes.iter().take(8).map(|prefix| visible(prefix).into_owned()).collect();
+    all.join(", ")
+}
