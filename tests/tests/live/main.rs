@@ -11,6 +11,7 @@ mod churn;
 mod command;
 mod demo;
 mod doctor;
+mod groups;
 mod jumps;
 mod kernel;
 mod kernel_input;
