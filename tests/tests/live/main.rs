@@ -9,6 +9,7 @@ mod bad_input;
 mod calls;
 mod churn;
 mod command;
+mod containers;
 mod demo;
 mod doctor;
 mod groups;
@@ -25,6 +26,7 @@ mod objects;
 mod rounds;
 mod terminal;
 mod threads;
+mod triggers;
 mod unwind;
 
 use leakprobe_tests::report::Report;
