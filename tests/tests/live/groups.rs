@@ -208,7 +208,8 @@ fn one_that_is_killed_does_not_touch_the_others_numbers() {
     let mut two = Victim::start("leak", &[]);
     let (first, second) = (one.pid(), two.pid());
     let mut probe = Probe::attach_all(&[first, second], &[]);
-    one.run("leak 123 45");
+    // The most, by far.
+    one.run("leak 123 4500");
     two.run("leak 500 20");
     one.kill();
     two.run("leak 100 20");
@@ -217,7 +218,7 @@ fn one_that_is_killed_does_not_touch_the_others_numbers() {
     // `finish` checks the exit status.
     let reports = probe.finish();
     let report = last(&reports);
-    report.check_processes(&[(first, 123, 5535), (second, 611, 12_220)]);
+    report.check_processes(&[(first, 123, 553_500), (second, 611, 12_220)]);
     assert!(is_exited(report, first), "{:?}", report.processes);
     assert_eq!(report.process(second).state, State::Running);
     check_last(report, first);
