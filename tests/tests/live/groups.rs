@@ -1,6 +1,7 @@
 //! Many processes: several by number, by control group, by name; members that come, end, and take over each other's number.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use leakprobe_tests::cgroup::{self, Group};
@@ -258,7 +259,8 @@ fn start_with(pid: u32) -> Option<Victim> {
     const LAST: &str = "/proc/sys/kernel/ns_last_pid";
     // Others may begin at the same time and take it: they end as a rule.
     for _ in 0..500 {
-        if let Err(e) = fs::write(LAST, (pid - 1).to_string()) {
+        let chosen = OpenOptions::new().write(true).open(LAST);
+        if let Err(e) = chosen.and_then(|mut file| file.write_all((pid - 1).to_string().as_bytes())) {
             skip::because("this kernel lets nobody choose the next process number", format!("{LAST}: {e}"));
             return None;
         }
