@@ -102,7 +102,8 @@ fn check(program: &Path, allocator: &str) {
 
     let probe = Probe::attach(pid, &["--verbose"]);
     let patched = patched_objects(pid);
-    assert!(patched.iter().any(|object| object == libc), "the probes are in {libc}: {patched:?}");
+    // In a root that was not pivoted to, the kernel shows whole paths.
+    assert!(patched.iter().any(|object| object.ends_with(libc)), "the probes are in {libc}: {patched:?}");
     let truth = victim.run("leak 321 77");
     outside.run("leak 1000 10");
     assert_eq!(text::patched(outside.pid()), [], "the host's own is left alone");
