@@ -5,7 +5,9 @@
 //! leakprobe reports ([`Report`](report::Report)): to the block and to the byte. Whatever goes wrong panics,
 //! with what was attempted and leakprobe's own words; nothing waits for ever.
 
+pub mod cgroup;
 pub mod compile;
+pub mod container;
 pub mod pace;
 pub mod skip;
 pub mod victim;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use crate::report::Report;
+use crate::report::{Report, State};
 use crate::{compile, run, text};
 
 /// What leakprobe says on its error output once every probe is in.
@@ -146,6 +146,27 @@ impl Probe {
         probe
     }
 
+    /// Starts leakprobe on what these arguments name (`--cgroup PATH`), and waits for nothing. Those of `pids` that still
+    /// run at the end are checked to have no probe left in them.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be started.
+    pub fn launch_to(what: &[&str], pids: &[u32], extra: &[&str]) -> Probe {
+        Self::launch_on(what.iter().map(|word| word.to_string()).collect(), pids, extra)
+    }
+
+    /// As [`Probe::launch_to`], and waits until the probes are in place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Probe::attach`].
+    pub fn attach_to(what: &[&str], pids: &[u32], extra: &[&str]) -> Probe {
+        let mut probe = Self::launch_to(what, pids, extra);
+        probe.wait_in_place();
+        probe
+    }
+
     fn launch_on(what: Vec<String>, pids: &[u32], extra: &[&str]) -> Probe {
         let output = fresh_output();
         let mut command = run::command(what);
@@ -168,19 +189,32 @@ impl Probe {
         Probe { child, output, errors, said: Vec::new(), pids: pids.to_vec() }
     }
 
-    fn wait_in_place(&mut self) {
+    /// Waits until the probes are in place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Probe::attach`].
+    pub fn wait_in_place(&mut self) {
+        self.wait_said(IN_PLACE);
+    }
+
+    /// Waits until leakprobe has said a line that begins like this, and returns it.
+    ///
+    /// # Panics
+    ///
+    /// When it doesn't within [`run::patience`].
+    pub fn wait_said(&mut self, begin: &str) -> String {
         let deadline = Instant::now() + run::patience();
         loop {
             match self.errors.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let in_place = line.starts_with(IN_PLACE);
-                    self.said.push(line);
-                    if in_place {
-                        return;
+                    self.said.push(line.clone());
+                    if line.starts_with(begin) {
+                        return line;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.fail("did not get its probes in place in time"),
-                Err(RecvTimeoutError::Disconnected) => self.fail("ended before its probes were in place"),
+                Err(RecvTimeoutError::Timeout) => self.fail(&format!("did not say {begin:?} in time")),
+                Err(RecvTimeoutError::Disconnected) => self.fail(&format!("ended before it said {begin:?}")),
             }
         }
     }
@@ -206,6 +240,39 @@ impl Probe {
             thread::sleep(Duration::from_millis(10));
         }
         reports(&self.output).swap_remove(wanted - 1)
+    }
+
+    /// The first report of which `is_wanted` holds, and which was begun after this call.
+    ///
+    /// # Panics
+    ///
+    /// When none comes within [`run::patience`].
+    pub fn report_with(&mut self, what: &str, is_wanted: impl Fn(&Report) -> bool) -> Report {
+        let deadline = Instant::now() + run::patience();
+        loop {
+            let report = self.next_report();
+            if is_wanted(&report) {
+                return report;
+            }
+            if Instant::now() >= deadline {
+                self.fail(&format!("reported nothing with {what}, but at last {}", report.digest()));
+            }
+        }
+    }
+
+    /// Waits until a process is profiled, and returns a report after that. One that was started a moment ago has its probes
+    /// by then.
+    ///
+    /// # Panics
+    ///
+    /// When it is not within [`run::patience`].
+    pub fn wait_running(&mut self, pid: u32) -> Report {
+        let running = |report: &Report| {
+            report.processes.iter().any(|process| process.pid == pid && process.state == State::Running)
+        };
+        self.report_with(&format!("process {pid} running"), running);
+        self.pids.push(pid);
+        self.next_report()
     }
 
     fn reports_so_far(&self) -> usize {
@@ -274,7 +341,12 @@ impl Probe {
         (status.code(), self.said.join("\n"))
     }
 
-    fn signal(&self, signal: i32) {
+    /// Sends a signal to leakprobe.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended and was waited for.
+    pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("a process number");
         // SAFETY: kill takes two integers; the child was not waited for yet, so the number is still its own.
         let result = unsafe { libc::kill(pid, signal) };

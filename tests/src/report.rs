@@ -27,6 +27,8 @@ pub struct Report {
     #[serde(default)]
     pub mismatches: Vec<Mismatch>,
     pub ledger: Ledger,
+    #[serde(default)]
+    pub probes: Vec<Place>,
 }
 
 /// Blocks of one allocator that came to another one's free.
@@ -67,6 +69,24 @@ pub struct Process {
     pub name: String,
     pub state: State,
     pub programs: u32,
+    #[serde(default)]
+    pub namespace_pid: Option<u32>,
+    #[serde(default)]
+    pub container: Option<String>,
+    #[serde(default)]
+    pub live_bytes: u64,
+    #[serde(default)]
+    pub live_blocks: u64,
+}
+
+/// Where a probe was put; only with `--verbose`.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct Place {
+    pub pid: u32,
+    pub allocator: String,
+    pub symbols: Vec<String>,
+    pub object: String,
 }
 
 /// Sums over all sites.
@@ -293,6 +313,47 @@ impl Report {
             allocated: sums.allocated + site.allocated_blocks,
             freed: sums.freed + site.freed_blocks,
         })
+    }
+
+    /// A process's row.
+    ///
+    /// # Panics
+    ///
+    /// When there is none, or more than one.
+    pub fn process(&self, pid: u32) -> &Process {
+        let mut rows = self.processes.iter().filter(|process| process.pid == pid);
+        match (rows.next(), rows.next()) {
+            (Some(row), None) => row,
+            _ => panic!("not one row of process {pid}: {:?}", self.processes),
+        }
+    }
+
+    /// Compares the table by process, the sites of each and the totals with what each process holds: its number, blocks
+    /// and bytes. No other process is in the table.
+    ///
+    /// # Panics
+    ///
+    /// With both, when they differ.
+    pub fn check_processes(&self, truth: &[(u32, u64, u64)]) {
+        let mut truth = truth.to_vec();
+        truth.sort_unstable();
+        let row = |process: &Process| (process.pid, process.live_blocks, process.live_bytes);
+        let mut rows: Vec<(u32, u64, u64)> = self.processes.iter().map(row).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, truth, "the table by process, and the truth{}", self.digest());
+        let of_sites = |&(pid, ..): &(u32, u64, u64)| {
+            let sites = self.sites.iter().filter(|site| site.pid == pid);
+            sites.fold((pid, 0, 0), |sums, site| (pid, sums.1 + site.live_blocks, sums.2 + site.live_bytes))
+        };
+        assert_eq!(
+            truth.iter().map(of_sites).collect::<Vec<_>>(),
+            truth,
+            "sites by process, and the truth{}",
+            self.digest()
+        );
+        let sums = truth.iter().fold((0, 0), |sums, row| (sums.0 + row.1, sums.1 + row.2));
+        assert_eq!((self.totals.live_blocks, self.totals.live_bytes), sums, "totals{}", self.digest());
+        self.check_sums();
     }
 
     /// Whether a warning of this kind is there.

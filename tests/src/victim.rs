@@ -1,6 +1,6 @@
 //! A running victim: a child that tells its truth after every phase.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use crate::container::{self, Container};
 use crate::truth::Truth;
 use crate::{compile, pace, run};
 
@@ -20,6 +21,8 @@ fn patience() -> Duration {
 #[derive(Debug)]
 pub struct Victim {
     child: Child,
+    /// As the host sees it.
+    pid: u32,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     name: String,
@@ -62,11 +65,37 @@ impl Victim {
         Self::spawn(program, |command| command.uid(user).gid(user))
     }
 
+    /// Starts a program in a root, mount namespace, PID namespace and user namespace of its own, where it is process 1, and
+    /// waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said, where it makes no such namespaces.
+    ///
+    /// # Panics
+    ///
+    /// When the program does not speak the victims' protocol.
+    pub fn start_contained(container: &Container, program: &Path) -> io::Result<Victim> {
+        let mut command = Command::new(program);
+        container.enter(&mut command);
+        let mut victim = Self::spawn_as(&mut command, program)?;
+        let line = victim.line();
+        assert_eq!(line, "ready 1", "the first line of {}", victim.name);
+        victim.pid = container::child_of(victim.child.id());
+        Ok(victim)
+    }
+
     fn spawn(program: &Path, adjust: impl FnOnce(&mut Command) -> &mut Command) -> Victim {
         let mut command = Command::new(program);
-        adjust(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child =
-            command.spawn().unwrap_or_else(|e| panic!("failed to start victim {}: {e}", program.display()));
+        let started = Self::spawn_as(adjust(&mut command), program);
+        let mut victim =
+            started.unwrap_or_else(|e| panic!("failed to start victim {}: {e}", program.display()));
+        victim.wait_ready();
+        victim
+    }
+
+    fn spawn_as(command: &mut Command, program: &Path) -> io::Result<Victim> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().expect("a piped output"));
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
@@ -76,10 +105,8 @@ impl Victim {
                 }
             }
         });
-        let input = child.stdin.take();
-        let mut victim = Victim { child, input, lines, name: program.display().to_string() };
-        victim.wait_ready();
-        victim
+        let (input, pid) = (child.stdin.take(), child.id());
+        Ok(Victim { child, pid, input, lines, name: program.display().to_string() })
     }
 
     /// Waits for the line that says that the victim is ready; a victim that execs itself says it again.
@@ -94,7 +121,7 @@ impl Victim {
 
     /// The victim's process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// Lets the victim go through a phase, and returns what it says about it.

@@ -16,7 +16,7 @@ use crate::{
     cli::{Growth, Options, Subject, Trigger},
     report::{
         escape::visible,
-        units::{counted, duration, size},
+        units::{count, duration, size},
     },
     target::{
         discovery::Discovery,
@@ -124,7 +124,7 @@ async fn until(trigger: Trigger, mut members: Members, mut sizes: Sizes) -> Resu
 fn waiting(trigger: Trigger, sizes: &Sizes) -> String {
     let whose = match sizes.0.values().collect::<Vec<_>>().as_slice() {
         [one] => format!("process {} ({} now)", one.named(), size(one.latest())),
-        all => format!("one of {}", counted(all.len() as u64, "process")),
+        all => format!("one of {} processes", count(all.len() as u64)),
     };
     let rss = trigger.rss.map(|bytes| format!("is {}", size(bytes)));
     let grown = |Growth { bytes, within }: Growth| {

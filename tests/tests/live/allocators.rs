@@ -167,7 +167,7 @@ fn the_allocators_of_one_object_can_be_recorded_alone() {
 }
 
 /// A victim compiled for musl.
-fn with_musl(name: &str, source: &str, options: &[&str]) -> Option<PathBuf> {
+pub fn with_musl(name: &str, source: &str, options: &[&str]) -> Option<PathBuf> {
     let compiler = skip::unless_installed("musl-gcc", "musl-tools")?;
     let folder = compile::scratch();
     let program = folder.join(format!("{name}-{}", std::process::id()));

@@ -9,8 +9,10 @@ mod bad_input;
 mod calls;
 mod churn;
 mod command;
+mod containers;
 mod demo;
 mod doctor;
+mod groups;
 mod jumps;
 mod kernel;
 mod kernel_input;
@@ -25,6 +27,7 @@ mod objects;
 mod rounds;
 mod terminal;
 mod threads;
+mod triggers;
 mod unwind;
 
 use leakprobe_tests::report::Report;
