@@ -223,7 +223,7 @@ impl Session {
     /// Notes why a process is not profiled, unless it is a member that has just ended.
     fn leave_out(&mut self, pid: u32, known: Option<usize>, why: String) {
         if known.is_none() && self.members.leave_out(pid) {
-            self.note("left_out", format!("{why}; it is left out"));
+            self.note("left_out", format!("left out: {why}"));
         }
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::{Result, bail};
 
-use super::{Begun, Session, follow, trigger};
+use super::{Begun, Session, follow, trigger, watched::Watched};
 use crate::{
     cli::{Options, Subject},
     launch,
@@ -46,6 +46,9 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
     if session.watched.is_empty() {
         let why = session.notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; ");
         bail!("none of the processes asked for can be profiled: {why}");
+    }
+    if session.ranges.is_none() && !session.watched.iter().any(Watched::has_allocator) {
+        session.watched[0].require_allocator()?;
     }
     follow::block_on(session, None, begun).map(drop)
 }

@@ -181,6 +181,12 @@ impl Discovery {
             "); leakprobe knows the allocators of glibc, musl, jemalloc, tcmalloc and mimalloc, in a shared library or linked \
              into a program that is not stripped; --allocator-prefix names another",
         );
+        if self.searched.iter().any(|searched| searched.doubtful) {
+            text.push_str(
+                "; of a stripped program, profile a build that keeps its symbols (strip --strip-debug leaves them), or its \
+                 mmap and brk calls alone (--mmap)",
+            );
+        }
         text
     }
 }

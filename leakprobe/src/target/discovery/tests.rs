@@ -110,7 +110,8 @@ fn a_vain_search_says_where_it_looked() {
             "found no allocator in process 7: searched 3 mapped objects ({program}: stripped: it has no symbol table, \
              so a statically linked malloc in it has no name; {folder}/a\\nfile: not an ELF file; /bin/ls: defines no \
              malloc and free); leakprobe knows the allocators of glibc, musl, jemalloc, tcmalloc and mimalloc, in a shared library \
-             or linked into a program that is not stripped; --allocator-prefix names another"
+             or linked into a program that is not stripped; --allocator-prefix names another; of a stripped program, profile \
+             a build that keeps its symbols (strip --strip-debug leaves them), or its mmap and brk calls alone (--mmap)"
         )
     );
     mappings
