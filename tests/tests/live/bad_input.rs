@@ -13,7 +13,7 @@ use leakprobe_tests::{compile, pace, probe, run, skip, text};
 const NOBODY: u32 = 65534;
 
 /// A child that is killed and waited for when the test ends, however it ends.
-struct Held(Child);
+pub struct Held(pub Child);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -22,7 +22,8 @@ impl Drop for Held {
     }
 }
 
-fn start(program: &PathBuf) -> Held {
+/// Starts a program that is given no input.
+pub fn start(program: &PathBuf) -> Held {
     let child = Command::new(program).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     Held(child.unwrap_or_else(|e| panic!("failed to start {}: {e}", program.display())))
 }
