@@ -16,7 +16,7 @@ use crate::last;
 const NOBODY: u32 = 65534;
 
 /// A child that is killed and waited for when the test ends, however it ends.
-struct Held(Child);
+pub struct Held(pub Child);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -25,7 +25,8 @@ impl Drop for Held {
     }
 }
 
-fn start(program: &PathBuf) -> Held {
+/// Starts a program that is given no input.
+pub fn start(program: &PathBuf) -> Held {
     let child = Command::new(program).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     Held(child.unwrap_or_else(|e| panic!("failed to start {}: {e}", program.display())))
 }

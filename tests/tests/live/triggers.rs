@@ -7,7 +7,7 @@ use leakprobe_tests::probe::Probe;
 use leakprobe_tests::victim::Victim;
 use leakprobe_tests::{compile, kernel, run, text};
 
-use crate::last;
+use crate::{bad_input, last};
 
 const MIB: u64 = 1 << 20;
 
@@ -150,20 +150,15 @@ fn the_end_of_all_that_is_waited_for_ends_the_wait() {
 
 #[test]
 fn what_could_not_be_profiled_later_is_refused_at_once() {
-    // It runs until its input ends, and has no allocator.
-    let bare = compile::victim("bare");
-    let mut child = std::process::Command::new(bare)
-        .stdin(std::process::Stdio::null())
-        .spawn()
-        .expect("failed to start bare");
-    let pid = child.id().to_string();
+    // It has no allocator, and runs until it is killed.
+    let mut bare = bad_input::start(&compile::victim("bare"));
+    let pid = bare.0.id().to_string();
     for line in [["--when-rss", "1T"], ["--when-growth", "1T/1h"]] {
         let ended = run::to_end(&mut run::command(["--pid", &pid].into_iter().chain(line)));
         ended.check_error(1, &["allocator", "bare", &pid]);
     }
-    assert!(matches!(child.try_wait(), Ok(None)), "the target lives");
-    let _ = child.kill();
-    let _ = child.wait();
+    assert!(matches!(bare.0.try_wait(), Ok(None)), "the target lives");
+    drop(bare);
     // A process that is not there, and a group without any.
     run::to_end(&mut run::command(["--pid", &pid, "--when-rss", "1T"])).check_error(1, &["no process", &pid]);
     let Some(group) = Group::make() else { return };
