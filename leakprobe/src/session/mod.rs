@@ -235,6 +235,10 @@ impl Session {
             }
             Message::Exec { tgid, generation, .. } => {
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
+                // The BPF programs know a process by its number: once it has ended, another one may have that.
+                if self.watched[index].process().number_is_anothers() {
+                    return Ok(());
+                }
                 self.watched[index].exec(generation);
                 self.watched[index].refresh();
                 for (stack, dropped) in

@@ -20,8 +20,8 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
     if let Some(refusal) = features::refusal_here() {
         bail!(refusal);
     }
-    let processes = selection.pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
-    let begun = match trigger::wait(&options, &processes)? {
+    let mut processes = selection.pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
+    let begun = match trigger::wait(&options, &mut processes)? {
         trigger::Waited::NotAtAll => begun,
         trigger::Waited::Until(begun) => begun,
         trigger::Waited::ForNothing => return Ok(()),
@@ -35,11 +35,19 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
     session.follow_ranges()?;
     for index in 0..session.watched.len() {
         session.learn_break(index);
-        if !session.look_strictly(index)? {
-            bail!("process {} ended while it was being looked at", session.watched[index].pid());
-        }
-        if session.ranges.is_none() {
-            session.watched[index].require_allocator()?;
+        let looked = session.look_strictly(index);
+        let watched = &session.watched[index];
+        let has_ended = watched.process().has_ended().unwrap_or(true);
+        match looked {
+            Ok(true) if session.ranges.is_none() && !has_ended => watched.require_allocator()?,
+            Ok(true) => {}
+            // One of several that dies does not hold up the others.
+            Ok(false) | Err(_) if has_ended && session.room > 1 => {
+                let text = format!("process {} ended while it was being looked at", watched.pid());
+                session.note("ended", text);
+            }
+            Ok(false) => bail!("process {} ended while it was being looked at", watched.pid()),
+            Err(error) => return Err(error),
         }
     }
     session.admit()?;

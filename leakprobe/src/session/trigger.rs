@@ -43,26 +43,28 @@ pub enum Waited {
 }
 
 /// Waits as the options say. The processes that were named one by one are checked first: what cannot be profiled is told
-/// of at once, and not when it has grown.
-pub fn wait(options: &Options, named: &[Process]) -> Result<Waited> {
+/// of at once, and not when it has grown. Those that end meanwhile are left out of them.
+pub fn wait(options: &Options, named: &mut Vec<Process>) -> Result<Waited> {
     let Subject::Processes(selection) = &options.subject else { return Ok(Waited::NotAtAll) };
     if options.trigger.is_none() {
         return Ok(Waited::NotAtAll);
     }
     let members = Members::new(selection)?;
     members.require_some()?;
-    for process in named {
+    for process in &*named {
         check(options, process)?;
     }
     let mut sizes = Sizes::default();
-    for process in named {
+    for process in &*named {
         sizes.add(Process::open(process.pid())?);
     }
-    tokio::runtime::Builder::new_current_thread()
+    let waited = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the event loop")?
-        .block_on(until(options.trigger, members, sizes))
+        .block_on(until(options.trigger, members, sizes))?;
+    named.retain(|process| !process.has_ended().unwrap_or(true));
+    Ok(waited)
 }
 
 /// Refuses a process that could not be profiled later.

@@ -102,6 +102,12 @@ impl Process {
         Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
     }
 
+    /// Whether it has ended, and another process has its number.
+    pub fn number_is_anothers(&self) -> bool {
+        let other = || Self::open(self.pid).is_ok_and(|other| other.start_time != self.start_time);
+        self.has_ended().unwrap_or(false) && other()
+    }
+
     /// A handle of its root directory, for paths as it sees them.
     ///
     /// # Errors

@@ -304,28 +304,40 @@ fn a_number_that_is_in_use_again_is_another_process() {
 
 /// leakprobe stands still while the number changes hands: it learns of both ends at the same time.
 #[test]
-fn a_number_that_changes_hands_unseen_is_another_process() {
-    let Some(group) = Group::make() else { return };
-    let mut old = start_in(group.path());
-    let mut other = start_in(group.path());
-    let (pid, second) = (old.pid(), other.pid());
-    let mut probe = Probe::attach_to(&["--cgroup", group.argument()], &[second], &[]);
-    old.run("leak 300 10");
-    other.run("leak 20 10");
-    probe.signal(libc::SIGSTOP);
-    old.quit();
-    let Some(mut new) = start_with(pid) else { return };
-    new.run("leak 41 50");
-    group.take(pid);
-    probe.signal(libc::SIGCONT);
-    probe.wait_running(pid);
-    new.run("leak 500 60");
-    let reports = probe.finish();
-    let report = last(&reports);
-    report.check_processes(&[(pid, 500, 30_000), (second, 20, 200)]);
-    assert_eq!((report.process(pid).programs, &report.process(pid).state), (1, &State::Running));
-    new.quit();
-    other.quit();
+fn a_number_that_changes_hands_unseen_mixes_nothing_up() {
+    for joins in [true, false] {
+        let Some(group) = Group::make() else { return };
+        let mut old = start_in(group.path());
+        let mut other = start_in(group.path());
+        let (pid, second) = (old.pid(), other.pid());
+        let mut probe = Probe::attach_to(&["--cgroup", group.argument()], &[second], &[]);
+        old.run("leak 300 10");
+        other.run("leak 20 10");
+        probe.signal(libc::SIGSTOP);
+        old.quit();
+        let Some(mut new) = start_with(pid) else { return };
+        new.run("leak 41 50");
+        if joins {
+            group.take(pid);
+        }
+        probe.signal(libc::SIGCONT);
+        let truth = if joins {
+            probe.wait_running(pid);
+            new.run("leak 500 60");
+            [(pid, 500, 30_000), (second, 20, 200)]
+        } else {
+            new.run("leak 500 60");
+            probe.report_with("an exited process", |report| is_exited(report, pid));
+            [(pid, 300, 3000), (second, 20, 200)]
+        };
+        let reports = probe.finish();
+        let report = last(&reports);
+        report.check_processes(&truth);
+        assert_eq!(report.process(pid).programs, 1, "{:?}", report.processes);
+        assert_eq!(is_exited(report, pid), !joins, "{:?}", report.processes);
+        new.quit();
+        other.quit();
+    }
 }
 
 fn leakprobe(arguments: &[&str]) -> run::Ended {

@@ -4,6 +4,7 @@ use std::fs;
 
 use leakprobe_tests::cgroup::Group;
 use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::State;
 use leakprobe_tests::victim::Victim;
 use leakprobe_tests::{compile, kernel, run, text};
 
@@ -115,6 +116,25 @@ fn one_member_that_crosses_it_has_all_profiled() {
     for victim in [one, two] {
         victim.quit();
     }
+}
+
+#[test]
+fn one_that_ends_while_another_is_waited_for_does_not_end_the_wait() {
+    let (one, mut two) = (Victim::start("leak", &[]), Victim::start("leak", &[]));
+    let (first, second) = (one.pid(), two.pid());
+    let line = line_above(second);
+    let mut probe = Probe::launch(&[first, second], &["--when-rss", &line]);
+    probe.wait_said(WAITING);
+    one.quit();
+    check_untouched(second);
+    two.run(GROW);
+    probe.wait_in_place();
+    two.run("leak 9 30");
+    let reports = probe.finish();
+    let report = last(&reports);
+    assert_eq!(report.process(second).state, State::Running);
+    assert_eq!(report.totals.live_blocks, 9, "{}", report.digest());
+    two.quit();
 }
 
 /// The end of a wait: exit code 0, nothing reported, and this said.
