@@ -171,7 +171,9 @@ impl Found {
     fn is_settled(&self, families: &[Family]) -> bool {
         match self {
             Self::Allocators(allocators) => {
+                let has = |index: usize| allocators.iter().any(|allocator| allocator.family == index);
                 allocators.iter().all(|allocator| families[allocator.family].known)
+                    && families.iter().enumerate().all(|(index, family)| !family.local_too || has(index))
             }
             Self::Nothing(_) => true,
         }

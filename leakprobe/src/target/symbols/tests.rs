@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::target::{family::FAMILIES, testing::Folder};
+use crate::target::{
+    family::{FAMILIES, with_prefixes},
+    testing::Folder,
+};
 
 const PLAIN: &str = "void *malloc(unsigned long n) { return (void *)n; }\nvoid free(void *p) { (void)p; }\n";
 const SHARED: &[&str] = &["-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-w"];
@@ -129,6 +132,22 @@ fn an_allocator_that_nobody_knows_is_named_so() {
     let functions = functions(find(&folder.compile("own.so", &source, SHARED)), "unknown allocator");
     assert_eq!(names(&functions), [["free"], ["malloc"]]);
     assert!(!FAMILIES[family("unknown allocator")].known);
+}
+
+/// What a program exports does not tell of its static functions.
+#[test]
+fn static_functions_of_a_prefix_are_found_beside_an_exported_allocator() {
+    let folder = Folder::new();
+    let source = "#define A __attribute__((visibility(\"default\"), noinline))\n\
+        A void *mi_malloc(long n) { return (void *)n; } A void mi_free(void *p) { __asm__ volatile(\"\" ::\"r\"(p)); }\n\
+        __attribute__((noinline)) static void *pool_malloc(long n) { __asm__ volatile(\"\"); return (void *)n; }\n\
+        __attribute__((noinline)) static void pool_free(void *p) { __asm__ volatile(\"\" ::\"r\"(p)); }\n\
+        int main(int c, char **v) { pool_free(pool_malloc(c)); mi_free(mi_malloc(c)); return 0; }\n";
+    let file = fs::File::open(folder.compile("exports", source, &["-O1", "-rdynamic"])).unwrap();
+    let families = with_prefixes(&["pool_".to_owned()]);
+    let Ok(Found::Allocators(found)) = find_functions(&file, families) else { panic!("nothing was found") };
+    let names: Vec<_> = found.iter().map(|allocator| families[allocator.family].name).collect();
+    assert_eq!(names, ["pool_*", "mimalloc"]);
 }
 
 #[test]
