@@ -1,5 +1,7 @@
 //! One process of a session: what is known of it, and its probes.
 
+mod told;
+
 use std::{
     borrow::Cow,
     io,
@@ -20,10 +22,9 @@ use crate::{
         load::{Loaded, UprobePrograms},
         plan::Arch,
     },
-    report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
+    report::model::ProbeRow,
     target::{
         discovery::{Discovery, FoundObject},
-        family::LINKER,
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
@@ -389,107 +390,6 @@ impl Watched {
     /// What its present program has had mapped, as of the last look.
     pub fn space_now(&self) -> Option<&AddressSpace> {
         self.versions.latest(self.generation)
-    }
-
-    /// Its row in the report's head, after one more look at what it uses.
-    pub fn row(&mut self) -> ProcessRow {
-        self.refresh();
-        // Of a program that ended before a second look, only its first moments are known.
-        let known = !(self.has_ended() && self.last == self.start);
-        let gauge = |of: fn(&Vitals) -> u64| {
-            if !known {
-                return None;
-            }
-            let (now, start) = (of(&self.last), of(&self.start));
-            Some(Gauge { now, change: now.cast_signed().wrapping_sub(start.cast_signed()) })
-        };
-        ProcessRow {
-            pid: self.pid(),
-            name: self.name.clone(),
-            command_line: self.command_line.clone(),
-            state: match &self.ended {
-                None => ProcessState::Running,
-                Some(how) => ProcessState::Exited(how.clone()),
-            },
-            programs: self.generation - self.first_generation + 1,
-            namespace_pid: self.last.namespace_pid,
-            container: self.container.clone(),
-            live_bytes: 0,
-            live_blocks: 0,
-            survivor_bytes: 0,
-            survivor_blocks: 0,
-            growth_bytes_per_minute: 0.0,
-            vm_size_bytes: gauge(|vitals| vitals.vm_size_bytes),
-            vm_rss_bytes: gauge(|vitals| vitals.vm_rss_bytes),
-            vm_data_bytes: gauge(|vitals| vitals.vm_data_bytes),
-            threads: gauge(|vitals| vitals.threads),
-            open_files: match (self.last.open_files, self.start.open_files) {
-                (Some(now), Some(start)) if known => {
-                    Some(Gauge { now, change: now.cast_signed().wrapping_sub(start.cast_signed()) })
-                }
-                _ => None,
-            },
-        }
-    }
-
-    /// What limits what is known of it.
-    pub fn warnings(&self) -> Vec<Warning> {
-        let warning = |kind: &str, text: String| Warning { kind: kind.to_owned(), text };
-        let mut warnings = Vec::new();
-        for failure in &self.failures {
-            warnings.push(warning("probes_missing", failure.clone()));
-        }
-        if !self.discovery.has_allocator() {
-            warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
-        }
-        for found in self.discovery.objects.iter().filter(|found| !found.family.known) {
-            let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
-            let text = format!(
-                "{object} is an allocator that leakprobe does not know: it is assumed to behave as the C standard \
-                 says; distrust its numbers if they look odd"
-            );
-            warnings.push(warning("unknown_allocator", text));
-        }
-        let throws = |found: &&FoundObject| found.functions.iter().any(|function| function.role.throws);
-        for found in self.discovery.objects.iter().filter(|found| !self.throwing && throws(found)) {
-            let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
-            let text = format!(
-                "operator new of {object} is not recorded in process {}: if it threw std::bad_alloc past a return probe, the \
-                 process would be ended; --record-operator-new records it all the same",
-                self.pid()
-            );
-            warnings.push(warning("operator_new", text));
-        }
-        let is_slow = |probe: &&ProbeRow| probe.single_stepped && probe.allocator != LINKER;
-        let slow: Vec<&ProbeRow> = self.probes.iter().filter(is_slow).collect();
-        warnings.extend(slow_probes(&slow).map(|text| warning("slow_probe", text)));
-        if let Some(cut) = &self.cut {
-            warnings.push(warning("mappings_cut", format!("process {}: {cut}", self.pid())));
-        }
-        warnings
-    }
-}
-
-/// One line on those probes of a process that cost a multiple; `None` when there are none.
-fn slow_probes(slow: &[&ProbeRow]) -> Option<String> {
-    match slow {
-        [] => None,
-        [probe] => Some(format!(
-            "the probe on {} of process {} is slow: the kernel single-steps {} ({})",
-            probe.symbols[0],
-            probe.pid,
-            probe.instruction,
-            probe.reason.as_deref().unwrap_or("no better instruction")
-        )),
-        [first, ..] => {
-            let names: Vec<&str> = slow.iter().map(|probe| probe.symbols[0].as_str()).collect();
-            Some(format!(
-                "the probes on {} of process {} are slow: the kernel single-steps the probed instructions (--verbose \
-                 shows each, and why)",
-                names.join(", "),
-                first.pid
-            ))
-        }
     }
 }
 
