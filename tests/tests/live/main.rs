@@ -23,6 +23,7 @@ mod mismatches;
 mod module;
 mod objects;
 mod rounds;
+mod services;
 mod terminal;
 mod threads;
 mod unwind;
