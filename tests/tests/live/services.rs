@@ -293,6 +293,11 @@ fn check_crate(victim: &str, allocator: &str) {
 }
 
 #[test]
+fn rust_with_mimalloc_is_exact_beside_glibc() {
+    check_crate("mimalloc_victim", "mimalloc");
+}
+
+#[test]
 fn rust_with_jemalloc_is_exact_beside_glibc() {
     check_crate("jemalloc_victim", JEMALLOC);
 }
