@@ -166,6 +166,23 @@ pub fn victim(name: &str) -> PathBuf {
     prebuilt(name).unwrap_or_else(|| build(name))
 }
 
+/// The path of a victim of `victims/crates`, which cargo builds with the versions that its lock file has.
+///
+/// # Panics
+///
+/// When cargo fails: the crates' sources have to be there, or crates.io.
+pub fn crate_victim(name: &str) -> PathBuf {
+    let folder = folder().join("crates");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--release", "--locked", "--manifest-path"]);
+    cargo.arg(sources().join("crates/Cargo.toml")).arg("--target-dir").arg(&folder);
+    // With a target, even this machine's own, the products would be elsewhere.
+    let status = cargo.env_remove("CARGO_BUILD_TARGET").status();
+    let status = status.unwrap_or_else(|e| panic!("failed to run {cargo:?}: {e}"));
+    assert!(status.success(), "{cargo:?} failed: {status}");
+    folder.join("release").join(name)
+}
+
 /// Builds every victim in C and C++ anew into `folder`, for a machine without a compiler.
 ///
 /// # Panics

@@ -38,6 +38,12 @@ pub const NEEDS: &[Need] = &[
         package: "redis-tools",
         purpose: "load for redis-server",
     },
+    Need { evidence: Evidence::Program("node"), package: "nodejs", purpose: "a real service to profile" },
+    Need {
+        evidence: Evidence::Program("make"),
+        package: "make",
+        purpose: "builds jemalloc for a test program in Rust",
+    },
     Need { evidence: Evidence::Program("nginx"), package: "nginx", purpose: "a real service to profile" },
     Need {
         evidence: Evidence::Library("libjemalloc.so.2"),

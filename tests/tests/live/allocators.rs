@@ -6,7 +6,7 @@ use std::process::Command;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Report;
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{compile, skip};
+use leakprobe_tests::{compile, run, skip};
 
 use crate::last;
 
@@ -210,4 +210,27 @@ fn musls_functions_are_exact() {
 #[test]
 fn musls_functions_are_exact_in_a_static_program() {
     check_musl("musl_static", &["-static"]);
+}
+
+/// Its malloc has no name left, and nothing says where it is.
+#[test]
+fn a_stripped_static_program_is_refused_with_the_reason() {
+    let Some(program) = with_musl("musl_stripped", "semantics.c", &["-static", "-s"]) else { return };
+    let victim = Victim::start_at(&program, &["other"]);
+    let pid = victim.pid().to_string();
+    let ended = run::to_end(&mut run::command(["--pid", &pid, "--duration", "1s"]));
+    let file = program.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
+    // What was looked at and what is the matter with it; what to give leakprobe instead.
+    let names = [
+        "found no allocator",
+        &pid,
+        file,
+        "stripped",
+        "no symbol table",
+        "not stripped",
+        "--allocator-prefix",
+    ];
+    ended.check_error(1, &names);
+    victim.quit();
+    std::fs::remove_file(program).expect("failed to remove a victim");
 }

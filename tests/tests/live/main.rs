@@ -25,6 +25,7 @@ mod mismatches;
 mod module;
 mod objects;
 mod rounds;
+mod services;
 mod terminal;
 mod threads;
 mod triggers;
