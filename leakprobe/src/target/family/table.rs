@@ -232,7 +232,12 @@ macro_rules! prefixed_jemalloc {
             known: true,
             zero_frees: true,
             local_too: false,
-            recognised_by: &[&[concat!($prefix, "malloc"), concat!($prefix, "mallocx")]],
+            recognised_by: &[
+                &[concat!($prefix, "malloc"), concat!($prefix, "mallocx")],
+                &[concat!($prefix, "malloc"), concat!($prefix, "sdallocx")],
+                &[concat!($prefix, "mallocx"), concat!($prefix, "sdallocx")],
+                &[concat!($prefix, "mallocx"), concat!($prefix, "dallocx")],
+            ],
             functions: &[
                 (concat!($prefix, "malloc"), MALLOC),
                 (concat!($prefix, "calloc"), CALLOC),
@@ -296,7 +301,13 @@ pub static FAMILIES: &[Family] = &[
         known: true,
         zero_frees: true,
         local_too: false,
-        recognised_by: &[&["mi_malloc", "mi_free"]],
+        // Linkers leave those functions out of a static program that it does not call: Rust calls only the aligned ones.
+        recognised_by: &[
+            &["mi_malloc", "mi_free"],
+            &["mi_malloc_aligned", "mi_free"],
+            &["mi_calloc", "mi_free"],
+            &["mi_realloc", "mi_free"],
+        ],
         functions: all_of!(C, MIMALLOC, LIBC, OPERATORS, REALLOCARRAY_TOO),
     },
     Family {

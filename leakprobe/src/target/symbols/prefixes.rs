@@ -47,10 +47,13 @@ pub fn prefixes<R: ReadAt + ?Sized>(file: &R) -> Result<BTreeSet<String>, Object
 }
 
 fn keep(name: &[u8], names: &mut BTreeSet<String>) {
+    // Two underscores begin the names that are the implementation's own.
+    let is_own = |name: &str| name.starts_with("__");
     let ends = |name: &str| PAIRS.iter().any(|(takes, gives)| name.ends_with(takes) || name.ends_with(gives));
     if name.len() <= MAX_NAME
         && let Ok(name) = std::str::from_utf8(name)
         && ends(name)
+        && !is_own(name)
     {
         names.insert(name.to_owned());
     }
@@ -78,6 +81,7 @@ mod tests {
         let source = "void *pool_malloc(int n) { return 0; } void pool_free(void *p) {}\n\
             static void *Py_Malloc(int n) { return 0; } static void Py_Free(void *p) {}\n\
             void *use(void) { Py_Free(0); return Py_Malloc(1); }\n\
+            void *__libc_malloc(int n) { return 0; } void __libc_free(void *p) {}\n\
             void *lone_malloc(int n) { return 0; } void malloc_free(void *p) {}\n";
         let file = folder.compile("prefixes.so", source, &["-shared", "-fPIC", "-O0"]);
         let file = std::fs::File::open(file).unwrap();
