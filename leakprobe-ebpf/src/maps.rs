@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{
-    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, LastMismatch, MAX_MISMATCHES, MAX_RULES, Mismatch,
-    MismatchKey, ProbeKey, Rule, Site, Space, Stack, Target, Thread, Unwinding,
+    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, LastMismatch, MAX_MISMATCHES, MAX_RULES,
+    Mismatch, MismatchKey, ProbeKey, Rule, Site, Space, Stack, Target, Thread, Unwinding,
 };
 
 /// Compared with user space's own by a test of the committed objects.
