@@ -63,6 +63,11 @@ impl Variants {
         variant
     }
 
+    /// The variant of what was mapped in an epoch, as of the last look; `None` where that was not read.
+    pub fn of(&self, generation: u32, epoch: u32) -> Option<u32> {
+        self.variants.get(&epoch).copied().filter(|_| self.generation == generation)
+    }
+
     /// The ID of a stack that has `id`, and was made in an epoch in which `space` was mapped: code that the stack does not
     /// come through does not tell it from others. `None` where that is the one that it has.
     pub fn own_id(

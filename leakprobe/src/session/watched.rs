@@ -217,8 +217,8 @@ impl Watched {
     pub fn take_in(&mut self, mapped: &AddressSpace, epoch: u32) -> Vec<FoundObject> {
         let trampoline = mapped.mappings.iter().find(|mapping| mapping.is_trampoline());
         self.trampoline = trampoline.map_or(0, |mapping| mapping.start);
-        self.versions.take_in(self.generation, epoch, mapped.clone());
         self.variant = self.variants.take_in(self.generation, epoch, mapped);
+        self.versions.take_in(self.generation, epoch, self.variant, mapped.clone());
         self.discovery.search(mapped).to_vec()
     }
 
@@ -245,7 +245,7 @@ impl Watched {
     pub fn own_id(&self, id: u64, stack: &Stack) -> Option<u64> {
         let (frames, epoch) =
             (&stack.frames[..(stack.len as usize).min(MAX_FRAMES)], self.versions.epoch_of(id));
-        let space = self.versions.of(id, stack.generation)?;
+        let space = self.space_of(id, stack.generation)?;
         self.variants.own_id(id, (stack.tgid, stack.generation), epoch, frames, &space)
     }
 
@@ -384,7 +384,8 @@ impl Watched {
 
     /// What was mapped when a stack was made.
     pub fn space_of(&self, id: u64, generation: u32) -> Option<Cow<'_, AddressSpace>> {
-        self.versions.of(id, generation)
+        let variant = self.variants.of(generation, self.versions.epoch_of(id));
+        self.versions.of(id, generation, variant)
     }
 
     /// What its present program has had mapped, as of the last look.
