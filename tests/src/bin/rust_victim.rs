@@ -1,55 +1,17 @@
 //! A Rust victim: every way in which Rust takes a block, with its truth.
 //!
-//! The same protocol as `victims/victim.h`: `rows` makes each call. Lines are formatted on the stack, and
-//! sent and received without buffers of the library's own, so that every block is a row's.
+//! `rows` makes each call.
 
-use std::fs::File;
+#[path = "../../victims/wire.rs"]
+mod wire;
+
 use std::hint::black_box;
-use std::io::{self, Cursor, Read as _, Write as _};
+use std::io;
 use std::mem;
-use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
-struct Wire {
-    input: File,
-    output: File,
-}
-
-impl Wire {
-    fn open() -> io::Result<Wire> {
-        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Wire { input, output })
-    }
-
-    fn say(&mut self, text: std::fmt::Arguments) -> io::Result<()> {
-        let mut line = [0; 256];
-        let mut cursor = Cursor::new(&mut line[..]);
-        cursor.write_fmt(text)?;
-        let length = usize::try_from(cursor.position()).map_err(io::Error::other)?;
-        self.output.write_all(&line[..length])
-    }
-
-    fn tell(&mut self, row: &str, blocks: usize, bytes: usize) -> io::Result<()> {
-        self.say(format_args!("truth *rust_victim::{row}* blocks={blocks} bytes={bytes}\n"))
-    }
-
-    /// The next command; `None` for `quit` and at the end.
-    fn next<'line>(&mut self, line: &'line mut [u8; 64]) -> io::Result<Option<&'line [u8]>> {
-        let mut length = 0;
-        let mut byte = [0];
-        while self.input.read(&mut byte)? == 1 {
-            if byte[0] == b'\n' {
-                let command = &line[..length];
-                return Ok((command != b"quit").then_some(command));
-            }
-            *line.get_mut(length).ok_or(io::ErrorKind::InvalidInput)? = byte[0];
-            length += 1;
-        }
-        Ok(None)
-    }
-}
+use wire::Wire;
 
 #[inline(never)]
 fn leak_boxes() {
@@ -151,29 +113,29 @@ fn drop_everything() {
 
 fn rows(wire: &mut Wire) -> io::Result<()> {
     leak_boxes();
-    wire.tell("leak_boxes", 100, 6400)?;
+    wire.tell(format_args!("*rust_victim::leak_boxes*"), 100, 6400)?;
     leak_vectors();
-    wire.tell("leak_vectors", 10, 10_000)?;
+    wire.tell(format_args!("*rust_victim::leak_vectors*"), 10, 10_000)?;
     grow_a_vector();
-    wire.tell("grow_a_vector", 1, 1024)?;
+    wire.tell(format_args!("*rust_victim::grow_a_vector*"), 1, 1024)?;
     shrink_a_vector();
-    wire.tell("shrink_a_vector", 1, 10)?;
+    wire.tell(format_args!("*rust_victim::shrink_a_vector*"), 1, 10)?;
     leak_zeros();
-    wire.tell("leak_zeros", 1, 100_000)?;
+    wire.tell(format_args!("*rust_victim::leak_zeros*"), 1, 100_000)?;
     leak_texts();
-    wire.tell("leak_texts", 20, (30..50).sum())?;
+    wire.tell(format_args!("*rust_victim::leak_texts*"), 20, (30..50).sum())?;
     leak_arcs();
-    wire.tell("leak_arcs", 8, 8 * 48)?;
+    wire.tell(format_args!("*rust_victim::leak_arcs*"), 8, 8 * 48)?;
     leak_a_cycle();
-    wire.tell("leak_a_cycle", 2, 2 * 32)?;
+    wire.tell(format_args!("*rust_victim::leak_a_cycle*"), 2, 2 * 32)?;
     leak_closures();
-    wire.tell("leak_closures", 5, 5 * 24)?;
+    wire.tell(format_args!("*rust_victim::leak_closures*"), 5, 5 * 24)?;
     leak_aligned();
-    wire.tell("leak_aligned", 1, 128)?;
+    wire.tell(format_args!("*rust_victim::leak_aligned*"), 1, 128)?;
     generic_leak::<[u64; 16]>();
-    wire.tell("generic_leak", 1, 128)?;
+    wire.tell(format_args!("*rust_victim::generic_leak*"), 1, 128)?;
     drop_everything();
-    wire.tell("drop_everything", 0, 0)
+    wire.tell(format_args!("*rust_victim::drop_everything*"), 0, 0)
 }
 
 fn main() -> io::Result<()> {

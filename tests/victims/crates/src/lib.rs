@@ -1,66 +1,20 @@
-//! What the victims share: the protocol of `victim.h`, and the ways in which Rust takes a block.
-//!
-//! Lines are formatted on the stack, and sent and received without buffers of the library's own, so that
-//! every block is a row's. The compiler must not know how often a loop goes round: each is one site.
+//! What the victims share: the ways in which Rust takes a block. The compiler must not know how often a loop goes round:
+//! each is one site.
+
+#[path = "../../wire.rs"]
+mod wire;
 
 use std::ffi::c_void;
-use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, Cursor, Read as _, Write as _};
+use std::io;
 use std::mem;
-use std::os::fd::AsFd as _;
+
+pub use wire::Wire;
 
 unsafe extern "C" {
     /// glibc's: neither crate takes its name.
     fn malloc(bytes: usize) -> *mut c_void;
     fn free(block: *mut c_void);
-}
-
-/// The test's end of the pipes.
-pub struct Wire {
-    input: File,
-    output: File,
-}
-
-impl Wire {
-    fn open() -> io::Result<Wire> {
-        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Wire { input, output })
-    }
-
-    fn say(&mut self, text: std::fmt::Arguments) -> io::Result<()> {
-        let mut line = [0; 256];
-        let mut cursor = Cursor::new(&mut line[..]);
-        cursor.write_fmt(text)?;
-        let length = usize::try_from(cursor.position()).map_err(io::Error::other)?;
-        self.output.write_all(&line[..length])
-    }
-
-    /// What the function `row` holds.
-    pub fn tell(&mut self, row: &str, blocks: usize, bytes: usize) -> io::Result<()> {
-        self.say(format_args!("truth *{row} blocks={blocks} bytes={bytes}\n"))
-    }
-
-    /// A number that is no truth about blocks.
-    pub fn note(&mut self, name: &str, number: usize) -> io::Result<()> {
-        self.say(format_args!("truth note {name}={number}\n"))
-    }
-
-    /// The next command; `None` for `quit` and at the end.
-    fn next<'line>(&mut self, line: &'line mut [u8; 64]) -> io::Result<Option<&'line [u8]>> {
-        let mut length = 0;
-        let mut byte = [0];
-        while self.input.read(&mut byte)? == 1 {
-            if byte[0] == b'\n' {
-                let command = &line[..length];
-                return Ok((command != b"quit").then_some(command));
-            }
-            *line.get_mut(length).ok_or(io::ErrorKind::InvalidInput)? = byte[0];
-            length += 1;
-        }
-        Ok(None)
-    }
 }
 
 #[inline(never)]
@@ -119,17 +73,17 @@ fn leak_from_the_c_library() {
 
 fn rows(wire: &mut Wire) -> io::Result<()> {
     leak_boxes();
-    wire.tell("leak_boxes", 100, 6400)?;
+    wire.tell(format_args!("*leak_boxes"), 100, 6400)?;
     grow_a_vector();
-    wire.tell("grow_a_vector", 1, 1024)?;
+    wire.tell(format_args!("*grow_a_vector"), 1, 1024)?;
     leak_zeros();
-    wire.tell("leak_zeros", 7, 700_000)?;
+    wire.tell(format_args!("*leak_zeros"), 7, 700_000)?;
     leak_aligned();
-    wire.tell("leak_aligned", 9, 9 * 128)?;
+    wire.tell(format_args!("*leak_aligned"), 9, 9 * 128)?;
     drop_everything();
-    wire.tell("drop_everything", 0, 0)?;
+    wire.tell(format_args!("*drop_everything"), 0, 0)?;
     leak_from_the_c_library();
-    wire.tell("leak_from_the_c_library", 30, 30 * 77)
+    wire.tell(format_args!("*leak_from_the_c_library"), 30, 30 * 77)
 }
 
 /// Speaks with the test until it says `quit`. `rows` takes a block in each way; anything else is `more`'s.

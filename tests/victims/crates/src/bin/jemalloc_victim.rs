@@ -94,7 +94,8 @@ fn main() -> io::Result<()> {
         }
         let before = EXTENTS.load(Ordering::Relaxed);
         leak_from_the_arena(arena);
-        wire.tell("leak_from_the_arena", 20, 20 * 50_000)?;
-        wire.note("extents", EXTENTS.load(Ordering::Relaxed) - before)
+        wire.tell(format_args!("*leak_from_the_arena"), 20, 20 * 50_000)?;
+        let extents = EXTENTS.load(Ordering::Relaxed) - before;
+        wire.say(format_args!("truth note extents={extents}\n"))
     })
 }
