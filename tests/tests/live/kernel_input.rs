@@ -199,8 +199,8 @@ fn per_cpu_memory_is_counted_on_every_cpu() {
 
 #[test]
 fn a_tree_of_mappings_is_what_slabinfo_says_or_marked() {
-    /// By how many nodes slabinfo may be behind.
-    const SLACK: u64 = 600;
+    // By how many nodes slabinfo may be behind: CPUs keep free ones.
+    let slack = 300 * std::thread::available_parallelism().expect("processors").get() as u64;
     let (mut victim, _folder) = kobjects::start();
     let mut probe = Probe::attach_to_kernel(&ALL);
     victim.run("remappings 2000");
@@ -211,15 +211,17 @@ fn a_tree_of_mappings_is_what_slabinfo_says_or_marked() {
         return;
     };
     let change = nodes.slabinfo_change.expect("a row of slabinfo");
-    let near = nodes.live_objects.cast_signed().abs_diff(change) < SLACK;
+    let near = nodes.live_objects.cast_signed().abs_diff(change) < slack;
     assert!(near || nodes.untraced_free_share > 0.01 || nodes.contradicted, "{nodes:?}");
     if nodes.contradicted {
-        // Nodes wait for a grace period, and are slabinfo's as long: what the cache has grown by may be this site's.
-        let supported = change.max(0).cast_unsigned() + SLACK;
-        let is_unsupported =
-            |site: &&Site| site.allocator == "maple_node" && site.live_blocks / 2 > supported;
-        assert_eq!(report.sites.iter().take(5).find(is_unsupported).map(|site| site.live_blocks), None);
-        assert!(report.sites.iter().take(5).all(|site| site.contradiction.is_none()), "{}", report.digest());
+        // Nodes wait for a grace period, and are slabinfo's as long: what the cache has grown by may be one site's.
+        let supported = change.max(0).cast_unsigned() + slack;
+        let unsupported = |site: &&Site| {
+            site.allocator == "maple_node" && site.live_blocks / 2 > supported && site.contradiction.is_none()
+        };
+        assert_eq!(report.sites.iter().find(unsupported).map(|site| site.live_blocks), None, "{nodes:?}");
+        // However few sites there are beside them.
+        assert!(report.sites.is_sorted_by_key(|site| site.contradiction.is_some()), "{}", report.digest());
     }
     probe.finish();
 }
