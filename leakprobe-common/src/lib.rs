@@ -30,9 +30,9 @@ pub use record::{
 };
 pub use unwind::{
     CACHE_ENTRIES, CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS,
-    MAX_RANGES, MAX_RULES, NO_RULE, NO_SPACE, NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, Space, UNDESCRIBED,
-    UNUSED, Unwinding, Walk, cache_index, cfa, guess, link_state, next_epoch, row, saved,
+    MAX_RANGES, MAX_RULES, NO_RULE, NO_SPACE, NO_TABLE, PAGE_BITS, RANGE_BITS, RULE_STAYS, Rule, STAYS,
+    Space, UNDESCRIBED, UNUSED, Unwinding, Walk, cache_index, cfa, guess, link_state, next_epoch, row, saved,
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 15;
+pub const ABI_VERSION: u32 = 16;

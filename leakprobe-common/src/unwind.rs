@@ -84,6 +84,8 @@ pub mod guess {
     pub const FRAME_POINTER: u8 = 1;
     /// The code is not described yet.
     pub const UNDESCRIBED: u8 = 2;
+    /// Of a walk alone: it came through code that may be unmapped while the program runs, see [`super::STAYS`].
+    pub const PASSING: u8 = 4;
 }
 
 /// Number of the rule that says that nothing is known.
@@ -93,8 +95,10 @@ pub const FRAME_POINTERS: u16 = 1;
 /// Number of the rule for code that was mapped a moment ago, most likely, and is not described yet: as [`FRAME_POINTERS`]
 /// where these are followed, else as [`NO_RULE`].
 pub const UNDESCRIBED: u16 = 2;
-/// Rules that there is room for; their numbers have 16 bits.
+/// Rules that there is room for; their numbers have 14 bits, and [`RULE_STAYS`] is above them.
 pub const MAX_RULES: usize = 16_384;
+/// Beside the number of an address's rule: the code stays where it is as long as the program runs.
+pub const RULE_STAYS: u16 = 1 << 15;
 
 /// Bits of an address that tell one place of a page from another.
 pub const PAGE_BITS: u32 = 16;
@@ -137,8 +141,10 @@ pub const MAX_RANGES: usize = 512;
 pub const RANGE_BITS: u32 = MAX_RANGES.ilog2();
 /// Start of a range that is not in use. Compared as a signed number: addresses above are the kernel's.
 pub const UNUSED: u64 = i64::MAX as u64;
+/// In [`CodeRange::pages`]: the range stays as long as the program runs, whatever else is unmapped.
+pub const STAYS: u32 = 1 << 31;
 /// [`CodeRange::pages`] of code without tables, of which frame pointers are followed.
-pub const NO_TABLE: u32 = u32::MAX;
+pub const NO_TABLE: u32 = STAYS - 1;
 
 /// A mapping of code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,7 +156,7 @@ pub struct CodeRange {
     pub end: u64,
     /// Where `start` is in the object, counted from the first of its pages.
     pub offset: u32,
-    /// Number of the object's first [`CodePage`], or [`NO_TABLE`].
+    /// Number of the object's first [`CodePage`], or [`NO_TABLE`]; with [`STAYS`].
     pub pages: u32,
 }
 
@@ -218,6 +224,8 @@ pub struct Walk {
     pub target: u32,
     /// Index of the [`Space`] that describes its code.
     pub space: u32,
+    /// 1 when objects have been unmapped since it was described: only what stays is known.
+    pub stale: u64,
 }
 
 /// States of `struct r_debug` (`r_state`, in the C library's link.h), and where that is in it, bytes.
@@ -231,7 +239,7 @@ pub mod link_state {
 }
 
 /// The epoch of a process's code after the dynamic linker has told of a state: odd while objects are being unmapped, and
-/// even again when they are. What was described in another epoch says nothing any more.
+/// even again when they are. What was described in another epoch says nothing any more, but of code that stays.
 #[inline(always)]
 pub const fn next_epoch(epoch: u32, state: u32) -> u32 {
     let begins = state == link_state::DELETE && epoch & 1 == 0;
@@ -247,12 +255,12 @@ pub const fn cache_index(address: u64) -> usize {
 
 const _: () = {
     assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8 && offset_of!(Rule, cfa_addend) == 14);
-    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 120);
+    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 128);
     assert!(size_of::<CodeRange>() == 24 && offset_of!(CodeRange, offset) == 16);
     assert!(size_of::<Space>() == 16 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);
     assert!(offset_of!(Space, cache) == 16 + 24 * MAX_RANGES);
     assert!(CHUNK_ROWS.is_power_of_two() && MAX_RANGES.is_power_of_two() && CACHE_ENTRIES.is_power_of_two());
-    assert!(MAX_RULES < 1 << CACHE_RULE_BITS);
+    assert!(MAX_RULES <= RULE_STAYS as usize && CACHE_RULE_BITS == u16::BITS);
 };
 
 #[cfg(feature = "user")]

@@ -8,9 +8,9 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, generated};
 use leakprobe_common::{
-    CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, NO_RULE, NO_SPACE,
-    NO_TABLE, PAGE_BITS, RANGE_BITS, Rule, STACK_WINDOW, Space, StackEnd, Thread, UNDESCRIBED, Unwinding,
-    Walk, cache_index, cfa, guess, mix, saved, variant_hash,
+    CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, FRAME_POINTERS, MAX_FRAMES, MAX_RANGES, MAX_RULES, NO_RULE,
+    NO_SPACE, NO_TABLE, PAGE_BITS, RANGE_BITS, RULE_STAYS, Rule, STACK_WINDOW, STAYS, Space, StackEnd,
+    Thread, UNDESCRIBED, Unwinding, Walk, cache_index, cfa, guess, mix, saved, variant_hash,
 };
 
 use crate::{
@@ -41,8 +41,8 @@ fn choose_space(thread: &mut Thread) -> Option<()> {
     let index = used(target.number);
     // SAFETY: a live element of an array.
     let space = unsafe { &*SPACES.get_ptr(index)? };
-    let is_for_this = space.generation == thread.generation && space.epoch == epoch(target.number);
-    thread.walk.space = if is_for_this { index } else { NO_SPACE };
+    thread.walk.space = if space.generation == thread.generation { index } else { NO_SPACE };
+    thread.walk.stale = (index != NO_SPACE && space.epoch != epoch(target.number)) as u64;
     Some(())
 }
 
@@ -101,10 +101,13 @@ pub fn walk<const LOOPED: bool>(thread: &mut Thread, caller: &Caller, seed: u64)
     });
     let guessed = thread.walk.guessed;
     thread.stack.guessed = guessed as u32 & guess::FRAME_POINTER as u32;
+    let undescribed = guessed & guess::UNDESCRIBED as u64 != 0;
+    // Nothing takes the place of code that stays, and what is not described is known of nothing.
+    let tells = guessed & guess::PASSING as u64 != 0 && !undescribed;
     Some(Walked {
-        hash: variant_hash(thread.walk.hash, variant),
+        hash: if tells { variant_hash(thread.walk.hash, variant) } else { thread.walk.hash },
         hijacked: thread.walk.hijacked != 0,
-        undescribed: guessed & guess::UNDESCRIBED as u64 != 0,
+        undescribed,
     })
 }
 
@@ -169,6 +172,11 @@ fn step(thread: &mut Thread) -> u32 {
         return LOST;
     }
     let number = rule_of(thread, ip.wrapping_sub(get!(thread.back)));
+    let passes = (number & RULE_STAYS as u32 == 0) as u64;
+    let guessed = get!(thread.guessed) | passes * guess::PASSING as u64;
+    set!(thread.guessed, guessed);
+    let is_unmapped = passes & get!(thread.stale) != 0;
+    let number = if is_unmapped { UNDESCRIBED as u32 } else { number & (MAX_RULES as u32 - 1) };
     set!(thread.rule, number as u64);
     let Some(rule) = RULES.get(get!(thread.rule) as u32) else { return LOST };
     if rule.ra == saved::NOWHERE {
@@ -319,7 +327,7 @@ fn is_trampoline(trampoline: u64, address: u64) -> bool {
     if trampoline != 0 { address == trampoline } else { address & 0xfff == 0 }
 }
 
-/// The number of an address's rule, remembered or found.
+/// The number of an address's rule, remembered or found, with [`RULE_STAYS`].
 #[inline(always)]
 fn rule_of(thread: &Thread, address: u64) -> u32 {
     if UNWINDING.load() == Unwinding::FramePointers as u32 {
@@ -372,14 +380,16 @@ fn find(space: &Space, address: u64) -> u16 {
     if below == 0 || address >= range.end {
         return UNDESCRIBED;
     }
-    if range.pages == NO_TABLE {
-        return FRAME_POINTERS;
+    let stays = (range.pages >> 31) as u16 * RULE_STAYS;
+    let pages = range.pages & !STAYS;
+    if pages == NO_TABLE {
+        return FRAME_POINTERS | stays;
     }
     let offset = (address - range.start) + range.offset as u64;
-    let Some(page) = PAGES.get(range.pages.wrapping_add((offset >> PAGE_BITS) as u32)) else {
-        return NO_RULE;
+    let Some(page) = PAGES.get(pages.wrapping_add((offset >> PAGE_BITS) as u32)) else {
+        return NO_RULE | stays;
     };
-    let Some(chunk) = ROWS.get(page.chunk) else { return NO_RULE };
+    let Some(chunk) = ROWS.get(page.chunk) else { return NO_RULE | stays };
     let wanted = offset << 16 & 0xffff_0000 | 0xffff;
     let (first, count) = (page.first as u64, page.rows as u64);
     let mut before = 0u64;
@@ -390,9 +400,9 @@ fn find(space: &Space, address: u64) -> u16 {
         before += (is_less(next, count + 1) & is_less(row as u64, wanted + 1)) << bit;
     }
     if before == 0 {
-        return NO_RULE;
+        return NO_RULE | stays;
     }
-    chunk.rows[(first + before - 1) as usize & (CHUNK_ROWS - 1)] as u16
+    chunk.rows[(first + before - 1) as usize & (CHUNK_ROWS - 1)] as u16 | stays
 }
 
 const _: () = assert!(MAX_FRAMES.is_power_of_two());

@@ -2,7 +2,8 @@
  * that keep their frames in different manners; `thread N FILE` does so in a thread; `signals N FILE` takes one wherever a
  * timer's signal strikes; `steps N FILE` takes one after each instruction of calls through the PLT, in the vDSO and in
  * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks; `reopened N FILE` through
- * two that take each other's place in memory. */
+ * two that take each other's place in memory; `closing N FILE` takes blocks of all shapes while another thread opens and
+ * closes a library all the time. */
 #define _GNU_SOURCE
 #include "victim.h"
 
@@ -276,7 +277,38 @@ static void reopen_and_call(long count)
     }
     MUST((((long)places[0] ^ (long)places[1]) & ~0xfffl) == 0);
 }
+
+static volatile int is_over;
+
+static void *open_and_close(void *times)
+{
+    for (*(long *)times = 0; !is_over; ++*(long *)times) {
+        void *library = dlopen("libopened.so", RTLD_NOW | RTLD_LOCAL);
+        MUST(library && dlclose(library) == 0);
+    }
+    return NULL;
+}
+
+static void stacks_of_all_shapes(long count);
+
+/* It has closed one before the first block is taken. */
+static void take_while_another_closes(long count)
+{
+    pthread_t thread;
+    volatile long times = 0;
+    MUST(pthread_create(&thread, NULL, open_and_close, (void *)&times) == 0);
+    while (times < 2)
+        usleep(1000);
+    stacks_of_all_shapes(count);
+    is_over = 1;
+    MUST(pthread_join(thread, NULL) == 0);
+}
 #else
+static void take_while_another_closes(long count)
+{
+    (void)count;
+    MUST(!"there is no library");
+}
 static void open_and_call(long count)
 {
     (void)count;
@@ -415,6 +447,8 @@ int main(void)
             open_and_call(count);
         } else if (victim_is("reopened")) {
             reopen_and_call(count);
+        } else if (victim_is("closing")) {
+            take_while_another_closes(count);
         } else if (victim_is("steps")) {
             steps(count);
         } else {

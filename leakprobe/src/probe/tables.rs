@@ -12,7 +12,7 @@ use aya::{
 };
 use leakprobe_common::{
     CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS, MAX_RANGES, MAX_RULES, NO_RULE, NO_TABLE,
-    PAGE_BITS, Rule, Space, UNDESCRIBED, UNUSED, cfa, guess, row, saved,
+    PAGE_BITS, Rule, STAYS, Space, UNDESCRIBED, UNUSED, cfa, guess, row, saved,
 };
 
 use crate::unwind::table::{GUESS, Table};
@@ -284,11 +284,12 @@ impl Tables {
         let after = ranges.partition_point(|range| range.start <= address);
         let range = after.checked_sub(1).map(|index| ranges[index]).filter(|range| address < range.end);
         let Some(range) = range else { return Ok(UNDESCRIBED) };
-        if range.pages == NO_TABLE {
+        let first = range.pages & !STAYS;
+        if first == NO_TABLE {
             return Ok(FRAME_POINTERS);
         }
         let offset = address - range.start + u64::from(range.offset);
-        let page = range.pages + (offset >> PAGE_BITS) as u32;
+        let page = first + (offset >> PAGE_BITS) as u32;
         let page = self.pages.get(&page, 0).context("failed to read an unwind table's pages")?;
         let mut read = self.read.borrow_mut();
         if read.len() >= MAX_READ && !read.contains_key(&page.chunk) {

@@ -145,7 +145,8 @@ impl Session {
         self.maps.set_trampoline(watched.pid(), watched.trampoline())?;
         if epoch & 1 == 0 {
             let image = Image { generation: watched.generation(), epoch };
-            self.unwinding.describe(index as u32, image, &mapped, watched.variant())?;
+            let program = watched.process().program();
+            self.unwinding.describe(index as u32, image, &mapped, watched.variant(), program)?;
             self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
             self.take_kept(index);
         }

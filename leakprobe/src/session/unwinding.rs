@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, Rule, UNUSED};
+use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, Rule, STAYS, UNUSED};
 
 use crate::{
     cli::Unwind,
@@ -23,6 +23,7 @@ use crate::{
     },
     target::{
         elf::CodeSegment,
+        needed,
         space::{AddressSpace, Backing, FileId, Mapping, Object},
     },
     unwind::object::{Compiled, Source},
@@ -50,6 +51,7 @@ pub struct ObjectTables {
     cut: HashMap<u32, usize>,
     /// Whether there is code that is in no file.
     has_other_code: bool,
+    links: needed::Known,
 }
 
 /// An object that was looked at.
@@ -78,7 +80,17 @@ impl ObjectTables {
     /// Nothing known yet.
     pub fn new(how: Unwind, tables: Tables) -> Self {
         let (objects, placed, cut) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { how, tables, objects, placed, key: RandomState::new(), vdso: None, cut, has_other_code: false }
+        Self {
+            how,
+            tables,
+            objects,
+            placed,
+            key: RandomState::new(),
+            vdso: None,
+            cut,
+            has_other_code: false,
+            links: needed::Known::default(),
+        }
     }
 
     /// Epoch of a process's code: to be asked for before its mappings are read.
@@ -98,11 +110,18 @@ impl ObjectTables {
     }
 
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number, `space` what it has mapped
-    /// now, `variant` what tells that from what was there before.
+    /// now, `variant` what tells that from what was there before, `program` the file that it runs, where that is known.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn describe(&mut self, target: u32, image: Image, space: &AddressSpace, variant: u32) -> Result<()> {
+    pub fn describe(
+        &mut self,
+        target: u32,
+        image: Image,
+        space: &AddressSpace,
+        variant: u32,
+        program: Option<FileId>,
+    ) -> Result<()> {
         if self.how == Unwind::Fp {
             self.note_frame_pointers(space);
         }
@@ -110,9 +129,16 @@ impl ObjectTables {
             return Ok(());
         }
         self.learn(space)?;
+        let staying = program.map_or_else(HashSet::new, |program| self.links.staying(space, program));
+        let stays = |mapping: &Mapping| match &mapping.backing {
+            Backing::Object(object) => staying.contains(&object.id),
+            Backing::Named(name) => name == "[vdso]",
+            Backing::Anonymous => false,
+        };
         let mut ranges = Vec::new();
         for mapping in space.mappings.iter().filter(|mapping| mapping.executable && mapping.start < UNUSED) {
-            ranges.extend(self.range(mapping)?);
+            let flag = if stays(mapping) { STAYS } else { 0 };
+            ranges.extend(self.range(mapping)?.map(|range| CodeRange { pages: range.pages | flag, ..range }));
             self.has_other_code |= matches!(&mapping.backing, Backing::Anonymous);
         }
         if ranges.len() > MAX_RANGES {

@@ -267,15 +267,8 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
     /// # Errors
     /// When the tables contradict themselves or the file is cut short.
     pub fn dynamic_symbols(&self) -> Result<Option<Table>, ObjectError> {
-        let Some(dynamic) = self.segments.iter().find(|s| s.p_type.get(LE) == PT_DYNAMIC) else {
-            return Ok(None);
-        };
-        let count = (dynamic.p_filesz.get(LE) / 16).min(MAX_DYNAMIC);
-        let entries: Vec<Dyn64<LE>> = array(self.file, dynamic.p_offset.get(LE), count)?;
-        let find = |tag: i64| {
-            let entry = entries.iter().find(|e| e.d_tag.get(LE) == tag)?;
-            Some(entry.d_val.get(LE))
-        };
+        let entries = self.dynamic()?;
+        let find = |wanted: i64| entries.iter().find(|&&(tag, _)| tag == wanted).map(|&(_, value)| value);
         let place =
             |tag| find(tag).and_then(|address| self.offset(address, |_| true)).map(|(offset, _)| offset);
         let (Some(symbols), Some(strings), Some(strings_len)) =
@@ -290,6 +283,19 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
             (None, None) => return Err(ObjectError::Damaged("dynamic symbols without a hash table")),
         };
         Ok(Some(Table { symbols, count, strings, strings_len }))
+    }
+
+    /// Entries of the dynamic segment, tag and value; none where there is no such segment.
+    ///
+    /// # Errors
+    /// When the file is cut short.
+    pub fn dynamic(&self) -> Result<Vec<(i64, u64)>, ObjectError> {
+        let Some(dynamic) = self.segments.iter().find(|s| s.p_type.get(LE) == PT_DYNAMIC) else {
+            return Ok(Vec::new());
+        };
+        let count = (dynamic.p_filesz.get(LE) / 16).min(MAX_DYNAMIC);
+        let entries: Vec<Dyn64<LE>> = array(self.file, dynamic.p_offset.get(LE), count)?;
+        Ok(entries.iter().map(|entry| (entry.d_tag.get(LE), entry.d_val.get(LE))).collect())
     }
 
     /// One more than the highest index in a `DT_GNU_HASH` table: the chains are in order of index, so the

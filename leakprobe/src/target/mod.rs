@@ -12,6 +12,7 @@ pub mod group;
 pub mod kernel;
 pub mod maps;
 pub mod near;
+pub mod needed;
 pub mod object;
 pub mod process;
 pub mod seccomp;

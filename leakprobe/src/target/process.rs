@@ -12,7 +12,10 @@ mod vitals;
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -23,7 +26,10 @@ use nix::{
 };
 use procfs::{FromRead, process::Stat};
 
-use super::elf::{ElfKind, FileHead};
+use super::{
+    elf::{ElfKind, FileHead},
+    space::FileId,
+};
 pub use refusal::TargetError;
 pub use vitals::Vitals;
 
@@ -123,6 +129,13 @@ impl Process {
     /// As for [`Process::root`].
     pub fn root_path(&self) -> io::Result<PathBuf> {
         Ok(readlinkat(&self.directory, "root")?.into())
+    }
+
+    /// The file of the program that it runs; `None` when that cannot be found out.
+    pub fn program(&self) -> Option<FileId> {
+        let file = File::from(self.open_at("exe", OFlag::O_PATH).ok()?);
+        let metadata = file.metadata().ok()?;
+        Some(FileId { device: metadata.dev(), inode: metadata.ino() })
     }
 
     /// Opens a file of its `/proc` directory.
