@@ -3,7 +3,8 @@
  * timer's signal strikes; `steps N FILE` takes one after each instruction of calls through the PLT, in the vDSO and in
  * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks; `reopened N FILE` through
  * two that take each other's place in memory; `closing N FILE` takes blocks of all shapes while another thread opens and
- * closes a library all the time. */
+ * closes a library all the time; `passing N FILE` takes N that it gives back at once, through a library that it has just
+ * opened. */
 #define _GNU_SOURCE
 #include "victim.h"
 
@@ -278,6 +279,26 @@ static void reopen_and_call(long count)
     MUST((((long)places[0] ^ (long)places[1]) & ~0xfffl) == 0);
 }
 
+OWN_FRAME static void *taken_and_given_back(void *size)
+{
+    void *block = malloc((size_t)size);
+    KEEP(block);
+    free(block);
+    return size;
+}
+
+static void take_in_passing(long count)
+{
+    for (long i = 0; i < count; i++) {
+        void *library = dlopen("libopened.so", RTLD_NOW | RTLD_LOCAL);
+        MUST(library);
+        *(void **)&opened_call = dlsym(library, "silent_call");
+        KEEP(opened_call(taken_and_given_back, (void *)100));
+        wait_for_a_look();
+        MUST(dlclose(library) == 0);
+    }
+}
+
 static volatile int is_over;
 
 static void *open_and_close(void *times)
@@ -308,6 +329,10 @@ static void take_while_another_closes(long count)
 {
     (void)count;
     MUST(!"there is no library");
+}
+static void take_in_passing(long count)
+{
+    take_while_another_closes(count);
 }
 static void open_and_call(long count)
 {
@@ -447,6 +472,8 @@ int main(void)
             open_and_call(count);
         } else if (victim_is("reopened")) {
             reopen_and_call(count);
+        } else if (victim_is("passing")) {
+            take_in_passing(count);
         } else if (victim_is("closing")) {
             take_while_another_closes(count);
         } else if (victim_is("steps")) {

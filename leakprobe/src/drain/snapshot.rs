@@ -134,10 +134,7 @@ impl Snapshot {
     pub fn unite(&mut self, same: &HashMap<u64, u64>) {
         for (from, to) in same {
             if let Some(site) = self.sites.remove(from) {
-                match self.sites.get_mut(to) {
-                    Some(sum) => unite(sum, &site),
-                    None => _ = self.sites.insert(*to, site),
-                }
+                self.absorb(*to, &site);
             }
         }
         let of_same: Vec<SiteKey> =
@@ -149,6 +146,14 @@ impl Snapshot {
             sum.bytes += site.bytes;
             sum.family = site.family;
             sum.survivors.extend(site.survivors);
+        }
+    }
+
+    /// Adds to a site what was counted elsewhere of the same stack.
+    pub fn absorb(&mut self, id: u64, site: &Site) {
+        match self.sites.get_mut(&id) {
+            Some(sum) => unite(sum, site),
+            None => _ = self.sites.insert(id, *site),
         }
     }
 
@@ -194,7 +199,7 @@ impl Snapshot {
 }
 
 /// Adds up two sites.
-fn unite(sum: &mut Site, site: &Site) {
+pub fn unite(sum: &mut Site, site: &Site) {
     sum.allocated_blocks += site.allocated_blocks;
     sum.allocated_bytes += site.allocated_bytes;
     sum.freed_blocks += site.freed_blocks;

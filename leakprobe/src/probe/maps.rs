@@ -127,6 +127,20 @@ impl Maps {
         self.stacks.insert(id, stack, 0).is_ok()
     }
 
+    /// Gives back a stack's room.
+    pub fn remove_stack(&mut self, id: u64) {
+        // It may not have been kept, for want of room.
+        let _ = self.stacks.remove(&id);
+    }
+
+    /// Gives back the room of a site that nothing is counted for any more.
+    pub fn remove_site(&self, id: u64) {
+        if let Some(data) = map_data(&self.sites) {
+            // It may not have been kept, for want of room.
+            let _ = bpf::delete(data.fd().as_fd(), &id.to_ne_bytes());
+        }
+    }
+
     /// The frames of a stack; `None` when it is not kept.
     pub fn stack(&self, id: u64) -> Option<Stack> {
         self.stacks.get(&id, 0).ok()

@@ -2,19 +2,22 @@
 //! copies, as soon as their code is known.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     mem,
 };
 
 use anyhow::Result;
 use leakprobe_common::{
-    MAX_FRAMES, Stack, StackEnd, guess, mix, stack_id, stack_seed, undescribed_hash, variant_hash,
+    MAX_FRAMES, Site, Stack, StackEnd, guess, mix, stack_id, stack_seed, undescribed_hash, variant_hash,
 };
 
 use super::unwinding::ObjectTables;
 use crate::{
     analysis::balance::Corrections,
-    drain::decode::CopiedStack,
+    drain::{
+        decode::CopiedStack,
+        snapshot::{self, Dropped, Snapshot},
+    },
     probe::{maps::Maps, tables::Image},
     unwind::walk::Walked,
 };
@@ -33,6 +36,12 @@ pub struct Anew {
     found: HashMap<u64, Found>,
     /// Stacks that were kept, and that nobody was told of yet.
     kept: Vec<Kept>,
+    /// By a stack's ID: what was allocated and freed under those IDs of copies that were given back.
+    spent: HashMap<u64, Site>,
+    /// What they correct the ledger by.
+    spent_corrections: Corrections,
+    /// How many of their blocks have got their stack.
+    spent_settled: u64,
 }
 
 /// A stack that is kept under the ID that it has.
@@ -40,6 +49,8 @@ pub struct Anew {
 pub struct Kept {
     /// Its ID.
     pub id: u64,
+    /// The one that it was kept under at first, and is not any more.
+    pub from: u64,
     /// Epoch of the process's code when it was made.
     pub epoch: u32,
 }
@@ -54,6 +65,20 @@ struct Found {
     /// The same of the new one, and whether that followed frame pointers.
     ends: StackEnd,
     guessed: bool,
+    /// Whether all of its code was known.
+    settled: bool,
+    /// Whether its block was gone at the last report.
+    spent: bool,
+}
+
+impl Found {
+    /// What the ledger is to be corrected by, where so many blocks had the stack of the first walk.
+    fn correct(&self, sums: &mut Corrections, blocks: u64) {
+        let blocks = blocks.cast_signed();
+        // The programs count a walk to a base as guessed, since frame pointers were followed.
+        sums.add(self.ended, true, -blocks);
+        sums.add(self.ends, self.guessed, blocks);
+    }
 }
 
 /// Why a walk was broken off.
@@ -65,7 +90,7 @@ enum Stopped {
 }
 
 impl Anew {
-    /// Whether more copies are to be taken. Each has an ID in the tables of stacks and of sites for good.
+    /// Whether more copies are to be taken. Each has an ID in the table of sites as long as its block is there.
     pub fn has_room(&self, max_stacks: u32) -> bool {
         self.found.len() < (max_stacks / SHARE) as usize
     }
@@ -130,7 +155,7 @@ impl Anew {
             Err(Stopped::Failed(error)) => return Err(error),
         };
         let id = stack_id(variant_hash(hash(copy, &walked.frames), tables.variant(target, image)));
-        self.keep(copy, &walked, id, maps);
+        self.keep(copy, &walked, id, true, maps);
         Ok(true)
     }
 
@@ -139,16 +164,19 @@ impl Anew {
     fn leave(&mut self, copy: &CopiedStack, maps: &mut Maps) {
         let guessed = if copy.guessed { guess::FRAME_POINTER } else { 0 };
         let walked = Walked { frames: copy.frames.clone(), end: copy.end, guessed };
-        self.keep(copy, &walked, stack_id(undescribed_hash(hash(copy, &copy.frames))), maps);
+        self.keep(copy, &walked, stack_id(undescribed_hash(hash(copy, &copy.frames))), false, maps);
     }
 
-    fn keep(&mut self, copy: &CopiedStack, walked: &Walked, id: u64, maps: &mut Maps) {
+    fn keep(&mut self, copy: &CopiedStack, walked: &Walked, id: u64, settled: bool, maps: &mut Maps) {
         let stack = stack(copy, walked);
         if maps.set_stack(id, stack) {
             let image = Image { generation: copy.generation, epoch: copy.epoch };
-            self.kept.push(Kept { id, epoch: image.settled_epoch() });
-            let guessed = stack.guessed != 0;
-            self.found.insert(copy.id, Found { id, ended: copy.end, ends: walked.end, guessed });
+            self.kept.push(Kept { id, from: copy.id, epoch: image.settled_epoch() });
+            let (ended, ends, guessed) = (copy.end, walked.end, stack.guessed != 0);
+            self.found.insert(copy.id, Found { id, ended, ends, guessed, settled, spent: false });
+            if copy.id != id {
+                maps.remove_stack(copy.id);
+            }
         }
     }
 
@@ -171,14 +199,78 @@ impl Anew {
 
     /// What the ledger is to be corrected by, where so many blocks of a stack were walked before it was described.
     pub fn corrections(&self, undescribed: impl Fn(u64) -> u64) -> Corrections {
-        let mut sums = Corrections::default();
+        let mut sums = self.spent_corrections;
         for (&from, found) in &self.found {
-            let blocks = undescribed(from).cast_signed();
-            // The programs count a walk to a base as guessed, since frame pointers were followed.
-            sums.add(found.ended, true, -blocks);
-            sums.add(found.ends, found.guessed, blocks);
+            found.correct(&mut sums, undescribed(from));
         }
         sums
+    }
+
+    /// How many blocks of those whose first walk came through code that was not described have the stack of that walk for
+    /// good. `all` of them, `undescribed` by ID.
+    pub fn unsettled(&self, all: u64, undescribed: impl Fn(u64) -> u64) -> u64 {
+        let settled = self.found.iter().filter(|(_, found)| found.settled);
+        let settled: u64 = settled.map(|(&from, _)| undescribed(from)).sum();
+        all.saturating_sub(settled + self.spent_settled)
+    }
+
+    /// Gives back the IDs whose blocks are gone, and were at the last report: nobody writes to their sites any more. What
+    /// they have come to is added to the sites of the stacks that they are, in this snapshot and in all later ones. Those
+    /// in `named` are still asked for.
+    pub fn give_back(
+        &mut self,
+        snapshot: &mut Snapshot,
+        dropped: &mut HashMap<u64, Dropped>,
+        named: &HashSet<u64>,
+        maps: &Maps,
+    ) {
+        for id in self.take_spent(&snapshot.sites, dropped, named) {
+            snapshot.sites.remove(&id);
+            dropped.remove(&id);
+            maps.remove_site(id);
+        }
+        for (&id, site) in &self.spent {
+            snapshot.absorb(id, site);
+        }
+    }
+
+    /// The IDs that are given back now.
+    fn take_spent(
+        &mut self,
+        sites: &HashMap<u64, Site>,
+        dropped: &HashMap<u64, Dropped>,
+        named: &HashSet<u64>,
+    ) -> Vec<u64> {
+        let mut spent = Vec::new();
+        for (&id, found) in &mut self.found {
+            let Some(site) = sites.get(&id) else { continue };
+            let gone = dropped.get(&id).copied().unwrap_or_default();
+            let is_spent = site.allocated_blocks > 0
+                && site.freed_blocks + gone.blocks >= site.allocated_blocks
+                && !named.contains(&id);
+            if is_spent && found.spent {
+                spent.push((id, gone));
+            }
+            found.spent = is_spent;
+        }
+        for &(id, gone) in &spent {
+            let (Some(found), Some(site)) = (self.found.remove(&id), sites.get(&id)) else { continue };
+            found.correct(&mut self.spent_corrections, site.undescribed_blocks);
+            if found.settled {
+                self.spent_settled += site.undescribed_blocks;
+            }
+            // The records of those are gone, so that they are no more live than what was freed.
+            let site = Site {
+                freed_blocks: site.freed_blocks + gone.blocks,
+                freed_bytes: site.freed_bytes + gone.bytes,
+                ..*site
+            };
+            match self.spent.get_mut(&found.id) {
+                Some(sum) => snapshot::unite(sum, &site),
+                None => _ = self.spent.insert(found.id, site),
+            }
+        }
+        spent.into_iter().map(|(id, _)| id).collect()
     }
 }
 
@@ -212,12 +304,51 @@ mod tests {
     #[test]
     fn the_ledger_is_corrected_by_what_was_walked_before_the_code_was_known() {
         let mut anew = Anew::default();
-        let found = |id, ended, ends, guessed| Found { id, ended, ends, guessed };
+        let found =
+            |id, ended, ends, guessed| Found { id, ended, ends, guessed, settled: !guessed, spent: false };
         anew.found.insert(1, found(10, StackEnd::Base, StackEnd::Base, false));
         anew.found.insert(2, found(20, StackEnd::Lost, StackEnd::Base, true));
         anew.found.insert(3, found(30, StackEnd::Lost, StackEnd::Truncated, false));
         let corrections = anew.corrections(|id| id * 100);
         assert_eq!(corrections, Corrections { guessed: -100 + 200, lost: -200 - 300, truncated: 300 });
         assert_eq!(anew.same(), HashMap::from([(1, 10), (2, 20), (3, 30)]));
+        assert_eq!(anew.unsettled(1_000, |id| id * 100), 600);
+    }
+
+    #[test]
+    fn ids_are_given_back_once_their_blocks_were_gone_at_two_reports() {
+        let mut anew = Anew::default();
+        let site = |freed_blocks| Site {
+            allocated_blocks: 1,
+            allocated_bytes: 10,
+            freed_blocks,
+            freed_bytes: 10 * freed_blocks,
+            max_lifetime_ns: 0,
+            missed_frees: 0,
+            undescribed_blocks: 1,
+            lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
+        };
+        let (ended, ends) = (StackEnd::Lost, StackEnd::Base);
+        for id in 1..=4 {
+            anew.found.insert(id, Found { id: 10, ended, ends, guessed: false, settled: true, spent: false });
+        }
+        // Freed, gone with its process, live, and freed by another allocator.
+        let sites = HashMap::from([(1, site(1)), (2, site(0)), (3, site(0)), (4, site(1))]);
+        let dropped = HashMap::from([(2, Dropped { blocks: 1, bytes: 10 })]);
+        let before = anew.corrections(|_| 1);
+        let mut spent = || {
+            let mut spent = anew.take_spent(&sites, &dropped, &HashSet::from([4]));
+            spent.sort_unstable();
+            spent
+        };
+        assert_eq!([spent(), spent(), spent()], [vec![], vec![1, 2], vec![]]);
+        assert_eq!(anew.corrections(|_| 1), before, "the ledger stays as it was");
+        assert_eq!(anew.unsettled(4, |_| 1), 0);
+        let sum = &anew.spent[&10];
+        assert_eq!((sum.allocated_blocks, sum.freed_blocks, sum.freed_bytes), (2, 2, 20));
+        let mut snapshot = Snapshot::new(0, 0);
+        snapshot.sites.insert(10, site(0));
+        snapshot.absorb(10, sum);
+        assert_eq!((snapshot.sites[&10].allocated_blocks, snapshot.sites[&10].freed_blocks), (3, 2));
     }
 }

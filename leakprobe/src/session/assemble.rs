@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::Result;
 use leakprobe_common::{NO_STACK, StackEnd};
 
-use super::{Session, output::Reader, watched::Watched};
+use super::{Session, doubts, output::Reader, watched::Watched};
 use crate::{
     analysis::{
         balance::{self, Counting},
@@ -76,13 +76,17 @@ impl Session {
         if occasion == Occasion::End {
             self.anew.leave_all(&mut self.maps);
         }
-        self.own.corrections = self
-            .anew
-            .corrections(|stack| snapshot.sites.get(&stack).map_or(0, |site| site.undescribed_blocks));
+        let named = self.maps.mismatches()?.into_iter().map(|(key, _)| key.stack).collect();
+        self.anew.give_back(&mut snapshot, &mut self.dropped, &named, &self.maps);
+        let undescribed = |stack| snapshot.sites.get(&stack).map_or(0, |site| site.undescribed_blocks);
+        self.own.corrections = self.anew.corrections(undescribed);
+        let all_undescribed = snapshot.sites.values().map(|site| site.undescribed_blocks).sum();
+        let unsettled = self.anew.unsettled(all_undescribed, undescribed);
         snapshot.unite(&self.same_stacks());
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         self.look_for_prefixes();
-        let warnings = self.warnings(&ledger);
+        let mut warnings = self.warnings(&ledger);
+        warnings.extend(doubts::warnings(&ledger, unsettled, self.options.unwind));
         let records = snapshot.records;
         let analysis = self.analyst.next(snapshot);
         self.reports += 1;

@@ -3,6 +3,7 @@
 mod anew;
 mod assemble;
 mod copies;
+mod doubts;
 mod follow;
 mod kernel;
 mod members;
@@ -287,6 +288,7 @@ impl Session {
     fn take_kept(&mut self, index: usize) {
         for kept in self.anew.kept() {
             self.watched[index].made_in(kept.id, kept.epoch);
+            self.watched[index].forget_stack(kept.from);
             self.settle_id(index, kept.id);
         }
     }

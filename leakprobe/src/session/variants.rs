@@ -1,6 +1,6 @@
 //! Which libraries have taken the place of others: the same return address is another stack then. Pure.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use leakprobe_common::{mix, stack_id, stack_seed, variant_hash};
 
@@ -9,13 +9,16 @@ use crate::target::space::{AddressSpace, Backing, FileId, Mapping};
 /// Mappings that are remembered. Beyond them a library can pass for one that was in its place.
 const MAX_SEEN: usize = 4096;
 
+/// Epochs whose variants are remembered. Stacks of earlier ones are named by what was mapped before and after alike.
+const MAX_EPOCHS: usize = 4096;
+
 /// The code that a program image has had mapped, in order of appearance.
 #[derive(Debug, Default)]
 pub struct Variants {
     generation: u32,
     seen: Vec<Seen>,
     /// By epoch of the code: the variant of what was mapped, as of the last look.
-    variants: HashMap<u32, u32>,
+    variants: BTreeMap<u32, u32>,
 }
 
 /// A mapping of code.
@@ -60,6 +63,9 @@ impl Variants {
         }
         let variant = self.variant(mapped.mappings.iter());
         self.variants.insert(epoch, variant);
+        if self.variants.len() > MAX_EPOCHS {
+            self.variants.pop_first();
+        }
         variant
     }
 

@@ -58,6 +58,11 @@ impl Versions {
         self.made_in.get(&stack).copied().unwrap_or(0)
     }
 
+    /// Forgets in which epoch a stack was made.
+    pub fn forget(&mut self, stack: u64) {
+        self.made_in.remove(&stack);
+    }
+
     /// What was mapped when a stack was made. Where that is not kept: what was mapped in the same variant of the code, where
     /// that is known, else what was mapped before and after.
     pub fn of(&self, stack: u64, generation: u32, variant: Option<u32>) -> Option<Cow<'_, AddressSpace>> {

@@ -259,6 +259,11 @@ impl Watched {
         self.versions.made_in(id, epoch);
     }
 
+    /// Forgets when a stack was made: its ID stands for another one.
+    pub fn forget_stack(&mut self, id: u64) {
+        self.versions.forget(id);
+    }
+
     /// Notes that its code has changed. Whether it is to be looked at at once; else it is when that is due.
     pub fn code_changed(&mut self, epoch: u32) -> bool {
         self.epoch = epoch;

@@ -144,6 +144,32 @@ fn a_library_in_the_place_of_another_is_unwound_by_its_own_rules() {
 }
 
 #[test]
+fn room_for_stacks_of_blocks_that_are_gone_is_given_back() {
+    compile::victim("libopened.so");
+    let truth = TruthFile::new("unwind-passing");
+    let mut victim = Victim::start("unwind", &[]);
+    // A quarter of it is for stacks that are unwound once their library is known: 16.
+    let mut probe = Probe::attach(victim.pid(), &["--interval", "1s", "--max-stacks", "64", "--top", "100"]);
+    for _ in 0..3 {
+        victim.run(&format!("passing 12 {}", truth.path().display()));
+        // Gone at one report, and at the next one.
+        for _ in 0..3 {
+            probe.next_report();
+        }
+    }
+    victim.run(&format!("opened 6 {}", truth.path().display()));
+    let reports = probe.finish();
+    let report = last(&reports);
+    let (truth, seen) = (truth.read(), reported(report, Some("take")));
+    let (same, all) = agreeing(&truth, &seen);
+    assert_eq!((same, all), (6, 6), "\n{}", differences(&truth, &seen));
+    for remark in ["stack_guessed", "stack_lost", "stack_map_full"] {
+        assert_eq!(report.ledger.count(remark), 0, "{remark}{}", report.digest());
+    }
+    victim.quit();
+}
+
+#[test]
 fn stacks_beside_a_library_that_is_closed_are_whole() {
     compile::victim("libopened.so");
     of_c("closing", 10_000).check();
