@@ -316,11 +316,11 @@ const _: () = {
     assert!(size_of::<StackCopy>() == size_of::<Stack>() + 80 + COPY_PAGES * COPY_PAGE_BYTES);
     assert!(size_of::<Site>() == 56 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 56);
     assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
-    assert!(size_of::<Thread>() == 248 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
+    assert!(size_of::<Thread>() == 256 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
     assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, taken) == 56);
     assert!(
         offset_of!(Thread, walk) == 120
-            && offset_of!(Thread, window) == 248
+            && offset_of!(Thread, window) == 256
             && STACK_WINDOW.is_power_of_two()
     );
     assert!(size_of::<Event>() == 24 && offset_of!(Event, a) == 16);

@@ -44,7 +44,7 @@ pub struct Rule {
     pub is_guess: u8,
     /// Always 0.
     pub _pad: u8,
-    /// Added to the word that [`cfa::AT_STACK_POINTER`] and [`cfa::AT_FRAME_POINTER`] find.
+    /// Added to the word that [`cfa::AT_STACK_POINTER`], [`cfa::AT_FRAME_POINTER`] and [`cfa::INTERRUPTED`] find.
     pub cfa_addend: i16,
 }
 
@@ -62,6 +62,9 @@ pub mod cfa {
     pub const AT_FRAME_POINTER: u8 = 4;
     /// An entry of a procedure linkage table: the stack pointer plus 8, and 8 more from the offset's byte of each 16 on.
     pub const LINKAGE_TABLE: u8 = 5;
+    /// The word at the place of the address that a signal has interrupted plus the offset: another register, where the
+    /// signal frame has it. Known of the very function that was interrupted.
+    pub const INTERRUPTED: u8 = 6;
 }
 
 /// Where a register of the caller is.
@@ -226,6 +229,8 @@ pub struct Walk {
     pub space: u32,
     /// 1 when objects have been unmapped since it was described: only what stays is known.
     pub stale: u64,
+    /// Where the last signal frame has the interrupted address.
+    pub interrupted: u64,
 }
 
 /// States of `struct r_debug` (`r_state`, in the C library's link.h), and where that is in it, bytes.
@@ -255,7 +260,7 @@ pub const fn cache_index(address: u64) -> usize {
 
 const _: () = {
     assert!(size_of::<Rule>() == 16 && offset_of!(Rule, cfa) == 8 && offset_of!(Rule, cfa_addend) == 14);
-    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 128);
+    assert!(size_of::<CodePage>() == 8 && size_of::<Walk>() == 136);
     assert!(size_of::<CodeRange>() == 24 && offset_of!(CodeRange, offset) == 16);
     assert!(size_of::<Space>() == 16 + 24 * MAX_RANGES + 8 * CACHE_ENTRIES);
     assert!(offset_of!(Space, cache) == 16 + 24 * MAX_RANGES);

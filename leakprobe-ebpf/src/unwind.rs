@@ -205,7 +205,13 @@ fn step(thread: &mut Thread) -> u32 {
 #[inline(always)]
 fn find_frame(thread: &mut Thread, rule: &Rule) -> bool {
     let offset = rule.cfa_offset as i64 as u64;
-    let from = if rule.cfa & 1 != 0 { get!(thread.sp) } else { get!(thread.fp) };
+    let mut from = if rule.cfa & 1 != 0 { get!(thread.sp) } else { get!(thread.fp) };
+    if rule.cfa == cfa::INTERRUPTED {
+        if get!(thread.back) != 0 {
+            return false;
+        }
+        from = get!(thread.interrupted);
+    }
     set!(thread.frame, from.wrapping_add(offset));
     if rule.cfa <= cfa::FRAME_POINTER {
         return rule.cfa != cfa::UNKNOWN;
@@ -232,6 +238,9 @@ fn climb(thread: &mut Thread, rule: &Rule) -> u32 {
     let first = if fp_at != 0 { fp_at } else { ra_at };
     if first != 0 && !see(thread, first) {
         return LOST;
+    }
+    if rule.is_signal != 0 {
+        set!(thread.interrupted, ra_at);
     }
     if rule.is_signal != 0
         && let Some(below) = Registers::LINK_BELOW_INTERRUPTED

@@ -40,14 +40,32 @@ fn mapped_files() -> BTreeSet<PathBuf> {
     maps.lines().filter_map(code).collect()
 }
 
-/// Whether no rule can say a row: a frame address from another register, or a return address in one.
+/// Whether no rule can say a row: the frame pointer or the return address is in another register.
 fn is_beyond_rules(row: &UnwindTableRow<usize>) -> bool {
     let in_register = |register| matches!(row.register(Register(register)), Some(RegisterRule::Register(_)));
-    let from_another = match row.cfa() {
-        CfaRule::RegisterAndOffset { register, .. } => ![FP, SP].contains(&register.0),
-        CfaRule::Expression(_) => false,
+    in_register(FP) || in_register(RA)
+}
+
+/// Where the kernel keeps the register that a frame address comes from in a signal frame, beside the interrupted address.
+#[cfg(target_arch = "aarch64")]
+fn in_signal_frame(register: u16) -> i32 {
+    i32::from(register) * 8 - 32 * 8
+}
+
+/// The same.
+#[cfg(target_arch = "x86_64")]
+fn in_signal_frame(register: u16) -> i32 {
+    // By the numbers of call frame information: the names of sys/ucontext.h.
+    let place = match register {
+        0 => libc::REG_RAX,
+        1 => libc::REG_RDX,
+        2 => libc::REG_RCX,
+        3 => libc::REG_RBX,
+        4 => libc::REG_RSI,
+        5 => libc::REG_RDI,
+        other => libc::REG_R8 + i32::from(other) - 8,
     };
-    from_another || in_register(FP) || in_register(RA)
+    (place - libc::REG_RIP) * 8
 }
 
 /// Whether a rule says what the other reader says; expressions are compared by where they occur.
@@ -61,8 +79,12 @@ fn agrees(rule: Option<&Rule>, row: &UnwindTableRow<usize>) -> bool {
     }
     let frame = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
-            let from = if register.0 == SP { cfa::STACK_POINTER } else { cfa::FRAME_POINTER };
-            (rule.cfa, i64::from(rule.cfa_offset)) == (from, *offset)
+            let (from, at, addend) = match register.0 {
+                SP => (cfa::STACK_POINTER, *offset, 0),
+                FP => (cfa::FRAME_POINTER, *offset, 0),
+                other => (cfa::INTERRUPTED, in_signal_frame(other).into(), *offset),
+            };
+            (rule.cfa, rule.cfa_offset.into(), rule.cfa_addend.into()) == (from, at, addend)
         }
         CfaRule::Expression(_) => rule.cfa >= cfa::AT_STACK_POINTER,
     };

@@ -42,7 +42,8 @@ impl StackMemory {
     /// # Errors
     /// What `rule_of` says.
     pub fn walk<E>(&self, mut rule_of: impl FnMut(u64) -> Result<Rule, E>) -> Result<Walked, E> {
-        let mut at = Frame { ip: self.ip, sp: self.sp, fp: self.fp, link: self.link, back: 1 };
+        let mut at =
+            Frame { ip: self.ip, sp: self.sp, fp: self.fp, link: self.link, back: 1, interrupted: 0 };
         let mut walked = Walked { frames: Vec::new(), end: StackEnd::Truncated, guessed: 0 };
         while walked.frames.len() < MAX_FRAMES {
             walked.frames.push(at.ip);
@@ -78,6 +79,9 @@ impl StackMemory {
             cfa::FRAME_POINTER => at.fp.wrapping_add_signed(offset),
             cfa::AT_STACK_POINTER => word(at.sp.wrapping_add_signed(offset))?.wrapping_add_signed(addend),
             cfa::AT_FRAME_POINTER => word(at.fp.wrapping_add_signed(offset))?.wrapping_add_signed(addend),
+            cfa::INTERRUPTED if at.back == 0 => {
+                word(at.interrupted.wrapping_add_signed(offset))?.wrapping_add_signed(addend)
+            }
             cfa::LINKAGE_TABLE => {
                 let pushed = at.ip & 15 >= offset.cast_unsigned();
                 at.sp.wrapping_add(if pushed { 16 } else { 8 })
@@ -115,7 +119,8 @@ impl StackMemory {
         if ip == 0 {
             return Err(StackEnd::Base);
         }
-        Ok(Frame { ip, sp: frame, fp, link, back: u64::from(!is_signal) })
+        let interrupted = if is_signal { ra_at.unwrap_or(0) } else { at.interrupted };
+        Ok(Frame { ip, sp: frame, fp, link, back: u64::from(!is_signal), interrupted })
     }
 
     fn word(&self, address: u64) -> Option<u64> {
@@ -133,6 +138,8 @@ struct Frame {
     link: u64,
     /// What is taken off `ip` to find its rule: 1 behind a call, which may be the last instruction of its function.
     back: u64,
+    /// Where the last signal frame has the interrupted address.
+    interrupted: u64,
 }
 
 #[cfg(test)]

@@ -272,6 +272,18 @@ fn block<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Damaged> {
     reader.take(len)
 }
 
+/// Where a signal frame has a register (by its number in call frame information), from where it has the interrupted
+/// address on, bytes: the order of `gregs` in x86_64's sys/ucontext.h, and of aarch64's `struct sigcontext`.
+fn in_signal_frame(register: u64, arch: Arch) -> Option<i64> {
+    let words = match (arch, register) {
+        (Arch::X86_64, 8..=15) => register as i64 - 8 - 16,
+        (Arch::X86_64, 0..=5) => [13, 12, 14, 11, 9, 8][register as usize] - 16,
+        (Arch::Aarch64, 0..=30) => register as i64 - 32,
+        _ => return None,
+    };
+    Some(words * 8)
+}
+
 /// What a state says, as a rule; [`Rule::default`], that nothing is known, where no rule can say it.
 fn rule(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Rule {
     let outermost = Rule { cfa: cfa::STACK_POINTER, ra: saved::NOWHERE, ..Rule::default() };
@@ -291,7 +303,10 @@ fn express(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Option<Rule> {
             expression::Frame::AtFramePointer(offset, addend) => (cfa::AT_FRAME_POINTER, offset, addend),
             expression::Frame::LinkageTable(from) => (cfa::LINKAGE_TABLE, from, 0),
         },
-        Frame::Register(..) | Frame::Unset => return None,
+        Frame::Register(register, offset) => {
+            (cfa::INTERRUPTED, in_signal_frame(register, arch)?, offset.try_into().ok()?)
+        }
+        Frame::Unset => return None,
     };
     let place = |place: Place<'_>| match place {
         Place::Unset | Place::Same => Some((saved::SAME, 0)),
