@@ -181,8 +181,9 @@ pub struct Space {
     pub epoch: u32,
     /// Tells code from other code that was at the same addresses before, see [`crate::variant_hash`].
     pub variant: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// Another number each time that the space is written, from its first byte on: a walk that finds
+    /// the same one at its end has met nothing of what was written later.
+    pub serial: u32,
     /// Sorted by address, and not overlapping; those that are not in use begin at [`UNUSED`].
     pub ranges: [CodeRange; MAX_RANGES],
     /// Rules of addresses that were looked up, by their hash. Written by the programs; one word each, so that none is
@@ -228,7 +229,9 @@ pub struct Walk {
     /// Index of the [`Space`] that describes its code.
     pub space: u32,
     /// 1 when objects have been unmapped since it was described: only what stays is known.
-    pub stale: u64,
+    pub stale: u32,
+    /// [`Space::serial`] when the walk began.
+    pub serial: u32,
     /// Where the last signal frame has the interrupted address.
     pub interrupted: u64,
 }

@@ -41,8 +41,12 @@ fn choose_space(thread: &mut Thread) -> Option<()> {
     let index = used(target.number);
     // SAFETY: a live element of an array.
     let space = unsafe { &*SPACES.get_ptr(index)? };
-    thread.walk.space = if space.generation == thread.generation { index } else { NO_SPACE };
-    thread.walk.stale = (index != NO_SPACE && space.epoch != epoch(target.number)) as u64;
+    thread.walk.serial = serial(index);
+    // A space that is used is not written.
+    let is_whole = used(target.number) == index;
+    let is_for_this = is_whole && space.generation == thread.generation;
+    thread.walk.space = if is_for_this { index } else { NO_SPACE };
+    thread.walk.stale = (index != NO_SPACE && space.epoch != epoch(target.number)) as u32;
     Some(())
 }
 
@@ -51,6 +55,13 @@ fn choose_space(thread: &mut Thread) -> Option<()> {
 fn used(target: u32) -> u32 {
     // SAFETY: an aligned word, which user space writes as a whole; volatile, because it is read twice.
     SPACE_OF.get_ptr(target).map_or(NO_SPACE, |index| unsafe { core::ptr::read_volatile(index) })
+}
+
+/// Number of what was written to a space last.
+#[inline(always)]
+fn serial(space: u32) -> u32 {
+    // SAFETY: an aligned word of a live element, which user space may write meanwhile; volatile, because it is read twice.
+    SPACES.get_ptr(space).map_or(0, |space| unsafe { core::ptr::read_volatile(&raw const (*space).serial) })
 }
 
 /// Epoch of a target's code.
@@ -91,8 +102,8 @@ pub fn walk<const LOOPED: bool>(thread: &mut Thread, caller: &Caller, seed: u64)
             }
         }
     }
-    // Another space may be written over one as soon as it is not used.
-    if thread.walk.space != NO_SPACE && used(thread.walk.target) != thread.walk.space {
+    // It may have been written anew meanwhile: that begins as soon as another one is used, and that has been described too.
+    if thread.walk.space != NO_SPACE && serial(thread.walk.space) != thread.walk.serial {
         thread.stack.end = LOST;
     }
     let variant = SPACES.get_ptr(thread.walk.space).map_or(0, |space| {
@@ -175,7 +186,7 @@ fn step(thread: &mut Thread) -> u32 {
     let passes = (number & RULE_STAYS as u32 == 0) as u64;
     let guessed = get!(thread.guessed) | passes * guess::PASSING as u64;
     set!(thread.guessed, guessed);
-    let is_unmapped = passes & get!(thread.stale) != 0;
+    let is_unmapped = passes as u32 & get!(thread.stale) != 0;
     let number = if is_unmapped { UNDESCRIBED as u32 } else { number & (MAX_RULES as u32 - 1) };
     set!(thread.rule, number as u64);
     let Some(rule) = RULES.get(get!(thread.rule) as u32) else { return LOST };

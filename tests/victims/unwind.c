@@ -390,7 +390,7 @@ OWN_FRAME static void stacks_of_all_shapes(long count)
     for (int depth = 1; depth <= 112; depth++)
         recurse(depth);
     for (long i = 112; i < count; i++)
-        go(1 + (int)(stacks_random() % 30));
+        go(1 + (int)(stacks_random() % 25));
     sink++;
 }
 

@@ -77,6 +77,7 @@ struct Described {
     epoch: u32,
     code: Code,
     second: bool,
+    serial: u32,
 }
 
 /// An object's table in the kernel.
@@ -243,14 +244,14 @@ impl Tables {
             generation,
             epoch,
             variant: code.variant,
-            _pad: 0,
+            serial: known.serial.wrapping_add(1),
             ranges: [CodeRange { start: UNUSED, ..CodeRange::default() }; MAX_RANGES],
             cache: [0; leakprobe_common::CACHE_ENTRIES],
         });
         let len = code.ranges.len().min(MAX_RANGES);
         space.ranges[..len].copy_from_slice(&code.ranges[..len]);
-        let second = !known.second;
-        *known = Described { generation, epoch, code, second };
+        let (second, serial) = (!known.second, space.serial);
+        *known = Described { generation, epoch, code, second, serial };
         let index = 1 + target * 2 + u32::from(second);
         self.spaces
             .set(index, space.as_ref(), 0)
