@@ -25,3 +25,4 @@ pub mod tracer;
 pub mod glob;
 pub mod truth;
 pub mod stacks;
+pub mod hostile;

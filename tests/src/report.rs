@@ -29,6 +29,19 @@ pub struct Report {
     pub ledger: Ledger,
     #[serde(default)]
     pub probes: Vec<Place>,
+    #[serde(default)]
+    pub stacks: Vec<ObjectStacks>,
+}
+
+/// How stacks are made in an object's code.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the fields are documented in leakprobe's schema")]
+pub struct ObjectStacks {
+    pub object: String,
+    pub method: String,
+    pub functions_left_out: u64,
+    pub sections_refused: Vec<String>,
+    pub reason: Option<String>,
 }
 
 /// Blocks of one allocator that came to another one's free.

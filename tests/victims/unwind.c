@@ -4,7 +4,7 @@
  * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks; `reopened N FILE` through
  * two that take each other's place in memory; `closing N FILE` takes blocks of all shapes while another thread opens and
  * closes a library all the time; `passing N FILE` takes N that it gives back at once, through a library that it has just
- * opened. */
+ * opened; `load N PREFIX` opens PREFIX0.so to PREFIX(N-1).so. */
 #define _GNU_SOURCE
 #include "victim.h"
 
@@ -262,6 +262,13 @@ static void open_and_call(long count)
     }
 }
 
+static void open_nth(const char *prefix, long number)
+{
+    char path[4096];
+    MUST(snprintf(path, sizeof path, "%s%ld.so", prefix, number) < (int)sizeof path);
+    MUST(dlopen(path, RTLD_NOW | RTLD_LOCAL));
+}
+
 /* Both are known, and gone, before a block is taken through the other one. */
 static void reopen_and_call(long count)
 {
@@ -343,6 +350,11 @@ static void reopen_and_call(long count)
 {
     open_and_call(count);
 }
+static void open_nth(const char *prefix, long number)
+{
+    (void)prefix;
+    open_and_call(number);
+}
 #endif
 
 /* What a signal interrupts: calls and returns, and nothing that allocates. */
@@ -387,9 +399,9 @@ static void handle(int number, void (*handler)(int), int flags)
 /* Two or three frames a way. */
 OWN_FRAME static void stacks_of_all_shapes(long count)
 {
-    for (int depth = 1; depth <= 112; depth++)
+    for (int depth = 1; depth <= 116; depth++)
         recurse(depth);
-    for (long i = 112; i < count; i++)
+    for (long i = 116; i < count; i++)
         go(1 + (int)(stacks_random() % 25));
     sink++;
 }
@@ -475,6 +487,12 @@ int main(void)
         long count = victim_number(1);
         const char *path = strchr(victim_word(1), ' ');
         MUST(path && count > 0);
+        if (victim_is("load")) {
+            for (long i = 0; i < count; i++)
+                open_nth(path + 1, i);
+            victim_done();
+            continue;
+        }
         stacks_open(path + 1);
         unsigned long before = stacks_taken;
         if (victim_is("stacks")) {

@@ -103,6 +103,9 @@ pub struct ObjectStacks {
     pub unknown_bytes: u64,
     /// Functions whose call frame information is damaged or of an unknown kind: stacks end in them.
     pub functions_left_out: usize,
+    /// Sections of call frame information that its tables are not made of, each with the reason.
+    #[serde(default)]
+    pub sections_refused: Vec<String>,
     /// Why it has no tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -348,11 +348,18 @@ pub(super) fn full() -> Report {
         bytes: 93_652,
         unknown_bytes: 0,
         functions_left_out: 0,
+        sections_refused: Vec::new(),
         reason: None,
     };
     let object = "/usr/lib/x86_64-linux-gnu/libvendor.so.3".to_owned();
     let guessed = ObjectStacks { object, method: StackMethod::FramePointers, reason, ..stacks.clone() };
-    report.stacks = vec![stacks, guessed];
+    let object = "/usr/lib/x86_64-linux-gnu/libodd.so.1".to_owned();
+    let sections_refused = vec![
+        "its .debug_frame is not used: it takes more than 128 KiB, which is out of proportion to its code"
+            .to_owned(),
+    ];
+    let odd = ObjectStacks { object, functions_left_out: 3, sections_refused, ..stacks.clone() };
+    report.stacks = vec![stacks, odd, guessed];
     report.probes = vec![
         probe.clone(),
         ProbeRow {
@@ -389,6 +396,7 @@ pub(super) fn hostile() -> Report {
         bytes: 0,
         unknown_bytes: 0,
         functions_left_out: 0,
+        sections_refused: vec![evil.to_owned()],
         reason,
     }];
     report.sites.truncate(1);

@@ -79,7 +79,9 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     };
     tokio::pin!(over);
 
+    session.unwinding.begin_loop(signals::note_ending()?);
     let end = loop {
+        session.unwinding.begin_turn();
         tokio::select! {
             biased;
             _ = interrupt.recv() => break End::Asked,
@@ -144,6 +146,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             session.end(index, how)?;
         }
     }
+    session.unwinding.end_loop();
     // Before the last look, which says what is in there.
     take_copies(&mut session, copies.get_mut())?;
     session.look_at_all()?;

@@ -2,6 +2,7 @@
 
 mod anew;
 mod assemble;
+mod budget;
 mod copies;
 mod doubts;
 mod follow;
@@ -175,7 +176,7 @@ impl Session {
             families,
             prefixes_there: Vec::new(),
             searched_for_prefixes: 0,
-            unwinding: ObjectTables::new(unwind, tables),
+            unwinding: ObjectTables::new(unwind, tables, settings.targets == 1),
             anew: Anew::default(),
             own_ids: HashMap::new(),
             copies,

@@ -146,9 +146,13 @@ impl Session {
         if epoch & 1 == 0 {
             let image = Image { generation: watched.generation(), epoch };
             let program = watched.process().program();
-            self.unwinding.describe(index as u32, image, &mapped, watched.variant(), program)?;
-            self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
-            self.take_kept(index);
+            if self.unwinding.describe(index as u32, image, &mapped, watched.variant(), program)? {
+                self.anew.unwind(watched.pid(), index as u32, &self.unwinding, &mut self.maps)?;
+                self.take_kept(index);
+            } else {
+                // The rest when what else has happened was seen to. Copied stacks wait for it.
+                watched.want_look();
+            }
         }
         let watched = &mut self.watched[index];
         let planned = watched.plan(&found, freedom);

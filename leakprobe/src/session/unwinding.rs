@@ -1,52 +1,57 @@
 //! How the stacks of a session are made: which object has tables, and where each process has it mapped.
 
+mod learn;
+mod told;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     fs::{self, File},
     hash::{BuildHasher as _, RandomState},
     io,
-    num::NonZero,
     os::unix::fs::FileExt as _,
-    panic::resume_unwind,
-    thread,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use anyhow::Result;
 use leakprobe_common::{CodeRange, MAX_RANGES, NO_TABLE, PAGE_BITS, Rule, STAYS, UNUSED};
 
+use self::learn::Prepared;
+use super::budget::Budget;
 use crate::{
     cli::Unwind,
-    probe::tables::{Code, Image, NoRoom, Tables},
-    report::{
-        escape::visible,
-        model::{ObjectStacks, StackMethod, Warning},
-    },
+    probe::tables::{Code, Image, MAX_PAGES, Tables},
     target::{
         elf::CodeSegment,
         needed,
         space::{AddressSpace, Backing, FileId, Mapping, Object},
     },
-    unwind::object::{Compiled, Source},
+    unwind::{
+        object::{NoTable, Source},
+        sections::Refused,
+    },
 };
 
 /// Bytes of the vDSO that are read; it has two to four pages.
 const MAX_VDSO: u64 = 1 << 20;
-
-/// Objects that are compiled at a time, at most. A hostile one can take what [`Source`] and its limits allow, so the number
-/// multiplies the memory that they may take in all.
-const MAX_THREADS: usize = 2;
 
 /// The tables of a session's objects.
 pub struct ObjectTables {
     how: Unwind,
     tables: Tables,
     objects: HashMap<FileId, Known>,
+    /// What is mapped and waits for its tables, by process.
+    pending: HashMap<u32, HashMap<FileId, String>>,
+    budget: Budget,
+    /// Set when the session is to end.
+    stop: Arc<AtomicBool>,
+    /// Whether this is the last look.
+    hurried: bool,
     /// By a hash of what they are made of, and not by build ID, which whoever builds a file can choose.
-    placed: HashMap<u64, Result<Placed, String>>,
+    placed: HashMap<u64, Placed>,
     /// The hash's key, which nobody knows: no file can be made to pass for another.
     key: RandomState,
     /// The same in all processes; `None` while it was not looked for.
-    vdso: Option<Result<Placed, String>>,
+    vdso: Option<Result<Placed, Without>>,
     /// Mappings that there was no room for, by process.
     cut: HashMap<u32, usize>,
     /// Whether there is code that is in no file.
@@ -58,7 +63,40 @@ pub struct ObjectTables {
 struct Known {
     path: String,
     opened: bool,
-    outcome: Result<Placed, String>,
+    outcome: Result<Placed, Without>,
+    /// Processes that had no more room for it; others may have.
+    without_room: HashSet<u32>,
+}
+
+/// Why an object has no tables.
+#[derive(Clone)]
+struct Without {
+    reason: String,
+    /// Whether it simply has nothing that they could be made of.
+    is_plain: bool,
+    /// Whether that is so because its process has taken what it may.
+    is_own_share: bool,
+}
+
+impl Known {
+    /// Whether nothing else is to be found when the object is met in a process.
+    fn is_final(&self, object: &Object, target: u32) -> bool {
+        let is_own_share = matches!(&self.outcome, Err(without) if without.is_own_share);
+        // One that could not be opened is tried again.
+        (self.opened || object.file.is_err()) && (!is_own_share || self.without_room.contains(&target))
+    }
+}
+
+impl From<NoTable> for Without {
+    fn from(why: NoTable) -> Self {
+        Self { reason: why.to_string(), is_plain: matches!(why, NoTable::Missing), is_own_share: false }
+    }
+}
+
+impl From<String> for Without {
+    fn from(reason: String) -> Self {
+        Self { reason, is_plain: false, is_own_share: false }
+    }
 }
 
 /// Tables in the kernel.
@@ -73,24 +111,48 @@ struct Placed {
     bytes: u64,
     unknown_bytes: u64,
     left_out: usize,
+    /// Functions that were read.
+    read: usize,
+    refused: Vec<Refused>,
     segments: Vec<CodeSegment>,
 }
 
 impl ObjectTables {
-    /// Nothing known yet.
-    pub fn new(how: Unwind, tables: Tables) -> Self {
-        let (objects, placed, cut) = (HashMap::new(), HashMap::new(), HashMap::new());
+    /// Nothing known yet. `is_alone`: whether no more than one process is profiled.
+    pub fn new(how: Unwind, tables: Tables, is_alone: bool) -> Self {
         Self {
             how,
+            // Half of the room is one object's, at first.
+            budget: Budget::new(tables.share() * 2, MAX_PAGES, is_alone),
             tables,
-            objects,
-            placed,
+            objects: HashMap::new(),
+            pending: HashMap::new(),
+            stop: Arc::default(),
+            hurried: false,
+            placed: HashMap::new(),
             key: RandomState::new(),
             vdso: None,
-            cut,
+            cut: HashMap::new(),
             has_other_code: false,
             links: needed::Known::default(),
         }
+    }
+
+    /// The loop begins: from now on no tables are made any more once `stop` is set.
+    pub fn begin_loop(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
+    }
+
+    /// Another turn of the loop: see [`Budget`].
+    pub fn begin_turn(&mut self) {
+        self.budget.begin_turn();
+    }
+
+    /// The loop has ended: what is new since, and can be had quickly, has its tables made still.
+    pub fn end_loop(&mut self) {
+        self.stop = Arc::default();
+        self.hurried = true;
+        self.budget.begin_turn();
     }
 
     /// Epoch of a process's code: to be asked for before its mappings are read.
@@ -106,11 +168,14 @@ impl ObjectTables {
     /// # Errors
     /// What the kernel said.
     pub fn begin_anew(&mut self, target: u32) -> Result<()> {
+        self.budget.begin_anew(target);
+        self.pending.remove(&target);
         self.tables.begin_anew(target)
     }
 
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number, `space` what it has mapped
     /// now, `variant` what tells that from what was there before, `program` the file that it runs, where that is known.
+    /// Whether all of it is described; else the rest is when this is called in another turn.
     ///
     /// # Errors
     /// What the kernel said.
@@ -121,14 +186,14 @@ impl ObjectTables {
         space: &AddressSpace,
         variant: u32,
         program: Option<FileId>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if self.how == Unwind::Fp {
             self.note_frame_pointers(space);
         }
         if !matches!(self.how, Unwind::Auto | Unwind::Dwarf) {
-            return Ok(());
+            return Ok(true);
         }
-        self.learn(space)?;
+        self.learn(target, space)?;
         let staying = program.map_or_else(HashSet::new, |program| self.links.staying(space, program));
         let stays = |mapping: &Mapping| match &mapping.backing {
             Backing::Object(object) => staying.contains(&object.id),
@@ -138,14 +203,17 @@ impl ObjectTables {
         let mut ranges = Vec::new();
         for mapping in space.mappings.iter().filter(|mapping| mapping.executable && mapping.start < UNUSED) {
             let flag = if stays(mapping) { STAYS } else { 0 };
-            ranges.extend(self.range(mapping)?.map(|range| CodeRange { pages: range.pages | flag, ..range }));
+            ranges.extend(
+                self.range(target, mapping)?.map(|range| CodeRange { pages: range.pages | flag, ..range }),
+            );
             self.has_other_code |= matches!(&mapping.backing, Backing::Anonymous);
         }
         if ranges.len() > MAX_RANGES {
             join_without_tables(&mut ranges);
         }
         self.cut.insert(target, ranges.len().saturating_sub(MAX_RANGES));
-        self.tables.describe(target, image, Code { variant, ranges })
+        self.tables.describe(target, image, Code { variant, ranges })?;
+        Ok(!self.pending.contains_key(&target))
     }
 
     /// The variant of a process's code.
@@ -166,97 +234,18 @@ impl ObjectTables {
         for mapping in space.mappings.iter().filter(|mapping| mapping.executable) {
             let Backing::Object(object) = &mapping.backing else { continue };
             let path = object.path.to_string_lossy().into_owned();
-            let outcome = Err("--unwind fp says so".to_owned());
-            self.objects.entry(object.id).or_insert(Known { path, opened: true, outcome });
-        }
-    }
-
-    /// How each object's stacks are made, in order of path.
-    pub fn rows(&self) -> Vec<ObjectStacks> {
-        let mut rows: Vec<ObjectStacks> = self
-            .objects
-            .values()
-            .map(|known| match &known.outcome {
-                Ok(placed) => ObjectStacks {
-                    object: known.path.clone(),
-                    method: StackMethod::Tables,
-                    rows: placed.rows,
-                    bytes: placed.bytes,
-                    unknown_bytes: placed.unknown_bytes,
-                    functions_left_out: placed.left_out,
-                    reason: None,
-                },
-                Err(reason) => ObjectStacks {
-                    object: known.path.clone(),
-                    method: self.without_tables(),
-                    rows: 0,
-                    bytes: 0,
-                    unknown_bytes: 0,
-                    functions_left_out: 0,
-                    reason: Some(reason.clone()),
-                },
-            })
-            .collect();
-        rows.sort_by(|a, b| a.object.cmp(&b.object));
-        if self.has_other_code {
-            rows.push(ObjectStacks {
-                object: "code in no file".to_owned(),
-                method: self.without_tables(),
-                rows: 0,
-                bytes: 0,
-                unknown_bytes: 0,
-                functions_left_out: 0,
-                reason: Some("it was made while the program ran".to_owned()),
+            let outcome = Err("--unwind fp says so".to_owned().into());
+            self.objects.entry(object.id).or_insert(Known {
+                path,
+                opened: true,
+                outcome,
+                without_room: HashSet::new(),
             });
         }
-        rows
     }
 
-    /// What is done where there are no tables.
-    fn without_tables(&self) -> StackMethod {
-        match self.how {
-            Unwind::Auto | Unwind::Fp => StackMethod::FramePointers,
-            Unwind::Dwarf | Unwind::Kernel | Unwind::Caller => StackMethod::Ended,
-        }
-    }
-
-    /// What limits the stacks.
-    pub fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = Vec::new();
-        let without: Vec<(&str, &str)> = self
-            .objects
-            .values()
-            .filter_map(|known| Some((known.path.as_str(), known.outcome.as_ref().err()?.as_str())))
-            .collect();
-        if let [(path, reason), others @ ..] = &without[..]
-            && self.how != Unwind::Fp
-        {
-            let others = match others.len() {
-                0 => String::new(),
-                1 => " (and 1 more object)".to_owned(),
-                more => format!(" (and {more} more objects)"),
-            };
-            let what = match self.how {
-                Unwind::Auto => "follow frame pointers, which it may not have",
-                _ => "end there",
-            };
-            let text =
-                format!("stacks through {} {what}: {reason}{others}; --verbose names all", visible(path));
-            warnings.push(Warning { kind: "no_unwind_tables".to_owned(), text });
-        }
-        let cut: usize = self.cut.values().sum();
-        if cut > 0 {
-            let text = format!(
-                "{cut} mappings of code are beyond the {MAX_RANGES} of a process that stacks are unwound through: frame \
-                 pointers are followed there, if there are any"
-            );
-            warnings.push(Warning { kind: "code_mappings_cut".to_owned(), text });
-        }
-        warnings
-    }
-
-    /// A mapping as the programs look it up; `None` where stacks are to end in it.
-    fn range(&mut self, mapping: &Mapping) -> Result<Option<CodeRange>> {
+    /// A mapping as the programs look it up; `None` where stacks are to end in it, and where it is not described yet.
+    fn range(&mut self, target: u32, mapping: &Mapping) -> Result<Option<CodeRange>> {
         let guess = (self.how == Unwind::Auto).then_some(CodeRange {
             start: mapping.start,
             end: mapping.end,
@@ -264,8 +253,13 @@ impl ObjectTables {
             pages: NO_TABLE,
         });
         let (placed, from) = match &mapping.backing {
+            Backing::Object(object)
+                if self.pending.get(&target).is_some_and(|them| them.contains_key(&object.id)) =>
+            {
+                return Ok(None);
+            }
             Backing::Object(object) => (self.object(object), mapping.file_offset),
-            Backing::Named(name) if name == "[vdso]" => (self.vdso()?, 0),
+            Backing::Named(name) if name == "[vdso]" => (self.vdso(target)?, 0),
             // Return addresses in it are not those that unwinding wants.
             Backing::Named(_) if mapping.is_trampoline() => return Ok(None),
             Backing::Named(_) | Backing::Anonymous => return Ok(guess),
@@ -278,92 +272,24 @@ impl ObjectTables {
         self.objects.get(&object.id)?.outcome.as_ref().ok().cloned()
     }
 
-    fn vdso(&mut self) -> Result<Option<Placed>> {
+    fn vdso(&mut self, target: u32) -> Result<Option<Placed>> {
         if self.vdso.is_none() {
             let source = own_vdso()
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| Source::read_vdso(&bytes).map_err(|error| error.to_string()));
-            let prepared = prepare(source, self.tables.share(), &self.key, &self.placed);
-            self.vdso = Some(self.place(prepared)?);
+                .map_err(|error| error.to_string().into())
+                .and_then(|bytes| Source::read_vdso(&bytes).map_err(Without::from));
+            let outcome = match source {
+                Ok(source) => {
+                    let compiled = source.compile(self.tables.share(), &AtomicBool::new(false));
+                    self.place(
+                        target,
+                        Prepared::New(self.key.hash_one(&source), compiled.map_err(Without::from)),
+                    )?
+                }
+                Err(without) => Err(without),
+            };
+            self.vdso = Some(outcome);
         }
         Ok(self.vdso.as_ref().and_then(|outcome| outcome.as_ref().ok().cloned()))
-    }
-
-    /// Makes the tables of the objects that are new in a process. Several are compiled at a time, since probes wait for
-    /// them, and written in the order of the mappings, so that the same ones find room each time.
-    fn learn(&mut self, space: &AddressSpace) -> Result<()> {
-        let mut seen = HashSet::new();
-        let mut new: Vec<&Object> = Vec::new();
-        for mapping in space.mappings.iter().filter(|mapping| mapping.executable) {
-            let Backing::Object(object) = &mapping.backing else { continue };
-            // One that could not be opened is tried again.
-            let is_final = |known: &Known| known.opened || object.file.is_err();
-            if seen.insert(object.id) && !self.objects.get(&object.id).is_some_and(is_final) {
-                new.push(object.as_ref());
-            }
-        }
-        if new.is_empty() {
-            return Ok(());
-        }
-        let (key, placed, max_rows) = (self.key.clone(), self.placed.clone(), self.tables.share());
-        let prepare_object = |object: &Object| -> Prepared {
-            let source = object.file.as_ref().map_err(Clone::clone);
-            let source = source.and_then(|file| Source::read(file).map_err(|error| error.to_string()));
-            prepare(source, max_rows, &key, &placed)
-        };
-        let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
-        thread::scope(|scope| {
-            let prepare_object = &prepare_object;
-            let mut threads = new.into_iter().map(|object| (object, scope.spawn(|| prepare_object(object))));
-            let mut begun: VecDeque<_> = threads.by_ref().take(at_a_time).collect();
-            while let Some((object, thread)) = begun.pop_front() {
-                let prepared = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-                begun.extend(threads.next());
-                let outcome = self.place(prepared)?;
-                let path = object.path.to_string_lossy().into_owned();
-                self.objects.insert(object.id, Known { path, opened: object.file.is_ok(), outcome });
-            }
-            Ok(())
-        })
-    }
-
-    /// Writes tables into the kernel, once for all files that hold the same (those of two containers, say); that there is
-    /// no room for them is no error of the session's.
-    fn place(&mut self, prepared: Prepared) -> Result<Result<Placed, String>> {
-        let (key, compiled) = match prepared {
-            Prepared::Known(outcome) => return Ok(outcome),
-            Prepared::New(key, compiled) => (key, compiled),
-        };
-        // Two files of one process may hold the same.
-        if let Some(outcome) = self.placed.get(&key) {
-            return Ok(outcome.clone());
-        }
-        let outcome = match compiled {
-            Ok(compiled) => self.load(compiled)?,
-            Err(reason) => Err(reason),
-        };
-        self.placed.insert(key, outcome.clone());
-        Ok(outcome)
-    }
-
-    fn load(&mut self, compiled: Compiled) -> Result<Result<Placed, String>> {
-        let Compiled { segments, table } = compiled;
-        match self.tables.load(&table, self.how == Unwind::Auto) {
-            Ok(loaded) => Ok(Ok(Placed {
-                base: table.base,
-                first_page: loaded.first_page,
-                bytes: loaded.bytes,
-                unknown_bytes: table.unknown_bytes,
-                pages: table.pages.len() as u32,
-                rows: table.rows.len(),
-                left_out: table.left_out,
-                segments,
-            })),
-            Err(error) => match error.downcast::<NoRoom>() {
-                Ok(no_room) => Ok(Err(no_room.to_string())),
-                Err(error) => Err(error),
-            },
-        }
     }
 }
 
@@ -392,32 +318,6 @@ impl Placed {
         let covered = (u64::from(self.pages) << PAGE_BITS).checked_sub(offset)?;
         let end = mapping.end.min(mapping.start.saturating_add(covered));
         Some(CodeRange { start: mapping.start, end, offset: offset.try_into().ok()?, pages: self.first_page })
-    }
-}
-
-/// What was made of a file.
-enum Prepared {
-    /// Equal tables are placed already, or it has none.
-    Known(Result<Placed, String>),
-    /// By a hash of what they are made of: the tables, or why they cannot be made.
-    New(u64, Result<Compiled, String>),
-}
-
-/// Compiles tables, unless equal ones are placed.
-fn prepare(
-    source: Result<Source, String>,
-    max_rows: usize,
-    key: &RandomState,
-    placed: &HashMap<u64, Result<Placed, String>>,
-) -> Prepared {
-    let source = match source {
-        Ok(source) => source,
-        Err(reason) => return Prepared::Known(Err(reason)),
-    };
-    let hash = key.hash_one(&source);
-    match placed.get(&hash) {
-        Some(outcome) => Prepared::Known(outcome.clone()),
-        None => Prepared::New(hash, source.compile(max_rows).map_err(|error| error.to_string())),
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Table {
     pub rules: Vec<Rule>,
     /// Functions that were left out: see [`Functions::left_out`].
     pub left_out: usize,
+    /// Functions that were read, those among them.
+    pub read: usize,
     /// Bytes of code that nothing is known of.
     pub unknown_bytes: u64,
 }
@@ -67,6 +69,7 @@ impl Table {
                 base,
                 rules: functions.rules.clone(),
                 left_out: functions.left_out,
+                read: functions.read,
                 ..Self::default()
             },
             carried: 0,

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use leakprobe_tests::compile;
+use leakprobe_tests::hostile::{Flaw, Hostile};
 use leakprobe_tests::pace;
 use leakprobe_tests::probe::Probe;
-use leakprobe_tests::report::{Report, Site};
+use leakprobe_tests::report::{ObjectStacks, Report, Site};
 use leakprobe_tests::stacks::{TruthFile, agreeing, differences, reported};
 use leakprobe_tests::victim::Victim;
 
@@ -144,6 +145,80 @@ fn a_library_in_the_place_of_another_is_unwound_by_its_own_rules() {
     // What is recorded is one thing, what is watched for the sake of stacks another.
     let options = &["--allocator-object", "libc.so.6"];
     assert_eq!(seen(&Case { options, ..of_c("reopened", 8) }.check()), truth);
+}
+
+/// What a container's libraries may carry to keep us busy. There are more of each than are compiled in a turn of the loop.
+#[test]
+fn hostile_libraries_cost_nobody_but_themselves() {
+    const FLAWS: [(&str, Flaw, i64); 5] = [
+        ("large", Flaw::TooLarge, 8),
+        ("damaged", Flaw::Damaged, 8),
+        ("partly", Flaw::PartlyDamaged, 8),
+        ("repeated", Flaw::Repeated, 8),
+        ("unreadable", Flaw::Unreadable, 2),
+    ];
+    compile::victim("libopened.so");
+    let hostile = Hostile::new();
+    for (name, flaw, count) in FLAWS {
+        (0..count).for_each(|number| _ = hostile.library(&format!("{name}{number}.so"), flaw));
+    }
+    let mut victim = Victim::start("unwind", &[]);
+    let mut probe = Probe::attach(victim.pid(), &[&ALL[..], &["--verbose"]].concat());
+    for (name, _, count) in FLAWS {
+        victim.run(&format!("load {count} {}", hostile.path().join(name).display()));
+    }
+    // Reports go on, and what is opened afterwards has its tables as ever.
+    let all_known = |report: &Report| {
+        let known = |object: &&ObjectStacks| object.object.contains("/hostile-") && !is_pending(object);
+        report.stacks.iter().filter(known).count() as i64
+            == FLAWS.iter().map(|(_, _, count)| count).sum::<i64>()
+    };
+    probe.report_with("all libraries", all_known);
+    let truth = TruthFile::new("hostile");
+    victim.run(&format!("stacks 2000 {}", truth.path().display()));
+    let mut expected = truth.read();
+    victim.run(&format!("opened 200 {}", truth.path().display()));
+    expected.extend(truth.read());
+    let reports = probe.finish();
+    let report = last(&reports);
+    let (same, all) = agreeing(&expected, &reported(report, Some("take")));
+    assert_eq!((same, all), (2200, 2200), "\n{}", differences(&expected, &reported(report, Some("take"))));
+    for (name, method, left_out, refused, reason) in [
+        ("large", "tables", 0, "its .debug_frame is not used: it takes more than", None),
+        ("damaged", "tables", 0, "its .debug_frame is not used: 1001 of its first 1001 functions", None),
+        ("partly", "tables", 100_000, "", None),
+        ("repeated", "tables", 0, "", None),
+        ("unreadable", "frame_pointers", 0, "", Some("its .eh_frame is not used: the index")),
+    ] {
+        let of_it = |object: &&ObjectStacks| object.object.contains(&format!("/{name}"));
+        for object in report.stacks.iter().filter(of_it) {
+            assert_eq!((&object.method[..], object.functions_left_out), (method, left_out), "{object:?}");
+            let told = object.sections_refused.join("; ");
+            assert!(told.starts_with(refused) && told.is_empty() == refused.is_empty(), "{object:?}");
+            let why = object.reason.as_deref();
+            assert!(
+                reason.map_or(why.is_none(), |reason| why.is_some_and(|why| why.starts_with(reason))),
+                "{object:?}"
+            );
+        }
+    }
+    for (kind, words) in [
+        (
+            "no_unwind_tables",
+            "unreadable0.so follow frame pointers, which it may not have: its .eh_frame is not used",
+        ),
+        ("functions_left_out", "partly0.so are guessed"),
+        ("call_frames_refused", "its .debug_frame is not used"),
+    ] {
+        let warning = report.warnings.iter().find(|warning| warning.kind == kind);
+        assert!(warning.is_some_and(|warning| warning.text.contains(words)), "{:?}", report.warnings);
+    }
+    victim.quit();
+}
+
+/// Whether its tables are to come.
+fn is_pending(object: &ObjectStacks) -> bool {
+    object.reason.as_deref().is_some_and(|reason| reason == "its tables were not made yet")
 }
 
 #[test]

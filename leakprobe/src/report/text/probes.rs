@@ -58,6 +58,9 @@ pub(super) fn stacks(page: &mut Page, report: &Report) {
         let name = fit(&path, page.width().saturating_sub(4), Cut::Start);
         let (tone, how) = how(object);
         page.flow(tone, 8, " ", &[format!("    {name}:"), how]);
+        for refused in &object.sections_refused {
+            page.prose(Tone::Warning, 12, &format!("        {}", visible(refused)));
+        }
     }
 }
 

@@ -530,6 +530,10 @@ fn several_processes_verbose() {
 
     stacks through
         /usr/lib/x86_64-linux-gnu/libc.so.6: unwind tables of 23,353 rows
+        /usr/lib/x86_64-linux-gnu/libodd.so.1: unwind tables of 23,353 rows; they
+            end in 3 functions with damaged call frame information
+            its .debug_frame is not used: it takes more than 128 KiB, which is out
+                of proportion to its code
         /usr/lib/x86_64-linux-gnu/libvendor.so.3:
             frame pointers, a guess: it has no call frame information
     ");

@@ -68,34 +68,57 @@ const MAX_COMMON_BYTES: usize = 1024;
 /// Bytes of the text that says what else it holds.
 const MAX_AUGMENTATION: usize = 16;
 
-/// Calls `each` for every function's entry, in the order of the section. Ones that are damaged or of an unknown kind are left
-/// out; returns how many.
-pub fn each<'a>(section: Section<'a>, mut each: impl FnMut(&Entry<'a>)) -> usize {
-    let mut commons: HashMap<usize, Option<Common<'a>>> = HashMap::new();
-    let mut reader = Reader::new(section.bytes);
-    let mut left_out = 0;
-    while let Some(record) = next_record(&mut reader, section.form) {
-        let Record { id_at, id, is_64, body } = record;
-        if is_common(id, section.form, is_64) {
-            continue; // read when the first function names it
+/// Bytes of one function's entry; a compiler's come to a few thousand.
+const MAX_FUNCTION_BYTES: usize = 1 << 20;
+
+/// Every function's entry, in the order of the section; an error for one that is damaged or of an unknown kind.
+pub struct Entries<'a> {
+    section: Section<'a>,
+    reader: Reader<'a>,
+    commons: HashMap<usize, Option<Common<'a>>>,
+    /// Bytes of their instructions. Where they do not overlap, these are fewer than the section has.
+    common_bytes: usize,
+}
+
+impl<'a> Entries<'a> {
+    /// Those of a section.
+    pub fn new(section: Section<'a>) -> Self {
+        Self { section, reader: Reader::new(section.bytes), commons: HashMap::new(), common_bytes: 0 }
+    }
+
+    /// What a function shares with others, by the offset in the section.
+    fn common(&mut self, at: usize) -> Option<Common<'a>> {
+        if let Some(&known) = self.commons.get(&at) {
+            return known;
         }
-        let common_at = match section.form {
-            Form::EhFrame => usize::try_from(id).ok().and_then(|back| id_at.checked_sub(back)),
-            Form::DebugFrame => usize::try_from(id).ok(),
-        };
-        let entry = common_at.and_then(|at| {
-            if commons.len() >= MAX_COMMONS && !commons.contains_key(&at) {
-                return None;
+        if self.commons.len() >= MAX_COMMONS || self.common_bytes > self.section.bytes.len() {
+            return None;
+        }
+        let common = common(self.section, at);
+        self.common_bytes += common.map_or(0, |common| common.instructions.len());
+        self.commons.insert(at, common);
+        common
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, Damaged>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Record { id_at, id, is_64, body } = next_record(&mut self.reader, self.section.form)?;
+            if is_common(id, self.section.form, is_64) {
+                continue; // read when the first function names it
             }
-            let common = *commons.entry(at).or_insert_with(|| common(section, at));
-            function(section, at, common?, body).ok()
-        });
-        match entry {
-            Some(entry) => each(&entry),
-            None => left_out += 1,
+            let common_at = match self.section.form {
+                Form::EhFrame => usize::try_from(id).ok().and_then(|back| id_at.checked_sub(back)),
+                Form::DebugFrame => usize::try_from(id).ok(),
+            };
+            let common = common_at.and_then(|at| Some((at, self.common(at)?)));
+            let common = common.filter(|_| body.1.len() <= MAX_FUNCTION_BYTES).ok_or(Damaged);
+            return Some(common.and_then(|(at, common)| function(self.section, at, common, body)));
         }
     }
-    left_out
 }
 
 /// Length of the mark of a section's end.

@@ -8,11 +8,18 @@ mod expression;
 mod program;
 mod reader;
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use leakprobe_common::Rule;
 
-use self::entries::{Section, each};
+use self::{
+    entries::{Entries, Entry, Section},
+    program::State,
+};
 use crate::probe::plan::Arch;
 
 /// Damaged information: cut short, or of a form that does not exist.
@@ -29,16 +36,33 @@ pub struct Limits {
     pub rules: usize,
 }
 
-/// Why an object's information is not used.
+/// Why a section is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TooMuch {
+pub enum Unusable {
     /// More rows than the limit.
-    #[error("its call frame information has more than {0} rows")]
+    #[error("it has more than {0} rows")]
     Rows(usize),
     /// More different rules than the limit.
-    #[error("its call frame information has more than {0} different rules")]
+    #[error("it has more than {0} different rules")]
     Rules(usize),
+    /// Most functions are left out; the rest was not looked at, or there is none.
+    #[error("{left_out} of its first {read} functions are described in a damaged or unknown way")]
+    LeftOut {
+        /// How many.
+        left_out: usize,
+        /// Of so many.
+        read: usize,
+    },
+    /// It was not waited for.
+    #[error("it was not waited for")]
+    Stopped,
 }
+
+/// Functions that may be left out whatever their share: compilers leave none, and what is written by hand is little.
+const FEW_LEFT_OUT: usize = 1000;
+
+/// Functions read before somebody who waits for the end is looked for again.
+const AT_ONCE: usize = 1024;
 
 /// The rules of an object's functions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +75,8 @@ pub struct Functions {
     pub rules: Vec<Rule>,
     /// Functions that were left out, because what describes them is damaged or of an unknown kind.
     pub left_out: usize,
+    /// Functions that were read, those among them.
+    pub read: usize,
 }
 
 /// A function's code.
@@ -64,54 +90,83 @@ pub struct Stretch {
     pub rows: (usize, usize),
 }
 
-/// Reads the rules of all functions of a section.
+/// Reads the rules of all functions of a section that lie in an object's `code`, until `stop` is set.
 ///
 /// # Errors
-/// When there are too many.
-pub fn functions(section: Section<'_>, arch: Arch, limits: Limits) -> Result<Functions, TooMuch> {
+/// When there are too many, or most of them are left out: a few good ones among thousands of others are no compiler's work,
+/// and the others take their time.
+pub fn functions(
+    section: Section<'_>,
+    arch: Arch,
+    code: &Range<u64>,
+    limits: Limits,
+    stop: &AtomicBool,
+) -> Result<Functions, Unusable> {
     let mut all = Functions::default();
     let mut numbers = Numbers::default();
     let mut initials = HashMap::new();
-    let mut too_much = None;
-    let mut damaged = 0;
-    let left_out = each(section, |entry| {
-        if too_much.is_some() || entry.start >= entry.end {
-            return;
+    let (mut read, mut left_out) = (0, 0);
+    for entry in Entries::new(section) {
+        read += 1;
+        if read % AT_ONCE == 0 && stop.load(Ordering::Relaxed) {
+            return Err(Unusable::Stopped);
         }
-        let initial =
-            *initials.entry(entry.common_at).or_insert_with(|| program::initial(&entry.common, arch).ok());
-        let Some(initial) = initial else {
-            damaged += 1;
-            return;
-        };
-        let first = all.rows.len();
-        let ran =
-            program::run(&entry.common, arch, initial, entry.start, entry.instructions, |address, rule| {
-                if address >= entry.end || too_much.is_some() {
-                    return;
-                }
-                let number = numbers.of(rule, &mut all.rules);
-                if all.rules.len() > limits.rules {
-                    too_much = Some(TooMuch::Rules(limits.rules));
-                } else if all.rows.len() >= limits.rows {
-                    too_much = Some(TooMuch::Rows(limits.rows));
-                } else if all.rows.len() == first || all.rows.last().is_some_and(|last| last.1 != number) {
-                    all.rows.push((address, number));
-                }
-            });
-        if ran.is_err() {
-            damaged += 1;
-            all.rows.truncate(first);
-            return;
+        let ran = entry.and_then(|entry| {
+            // Of code that the linker has thrown away, in `.debug_frame`.
+            if entry.start >= entry.end || entry.end <= code.start || entry.start >= code.end {
+                return Ok(Ok(()));
+            }
+            let initial = *initials
+                .entry(entry.common_at)
+                .or_insert_with(|| program::initial(&entry.common, arch).ok());
+            add(&mut all, &mut numbers, &entry, initial.ok_or(Damaged)?, arch, limits)
+        });
+        match ran {
+            Ok(kept) => kept?,
+            Err(Damaged) => left_out += 1,
         }
-        all.stretches.push(Stretch { start: entry.start, end: entry.end, rows: (first, all.rows.len()) });
-    });
-    if let Some(too_much) = too_much {
-        return Err(too_much);
+        if left_out > FEW_LEFT_OUT && left_out > read / 2 {
+            return Err(Unusable::LeftOut { left_out, read });
+        }
     }
-    all.left_out = left_out + damaged;
+    if all.stretches.is_empty() && left_out > 0 {
+        return Err(Unusable::LeftOut { left_out, read });
+    }
+    (all.left_out, all.read) = (left_out, read);
     all.sort();
     Ok(all)
+}
+
+/// Adds a function's rows, none where what describes it is damaged; inside, whether there was room for them.
+fn add<'a>(
+    all: &mut Functions,
+    numbers: &mut Numbers,
+    entry: &Entry<'a>,
+    initial: State<'a>,
+    arch: Arch,
+    limits: Limits,
+) -> Result<Result<(), Unusable>, Damaged> {
+    let first = all.rows.len();
+    let mut kept = Ok(());
+    let ran = program::run(&entry.common, arch, initial, entry.start, entry.instructions, |address, rule| {
+        if address >= entry.end || kept.is_err() {
+            return;
+        }
+        let number = numbers.of(rule, &mut all.rules);
+        if all.rules.len() > limits.rules {
+            kept = Err(Unusable::Rules(limits.rules));
+        } else if all.rows.len() >= limits.rows {
+            kept = Err(Unusable::Rows(limits.rows));
+        } else if all.rows.len() == first || all.rows.last().is_some_and(|last| last.1 != number) {
+            all.rows.push((address, number));
+        }
+    });
+    if ran.is_err() {
+        all.rows.truncate(first);
+    } else if kept.is_ok() {
+        all.stretches.push(Stretch { start: entry.start, end: entry.end, rows: (first, all.rows.len()) });
+    }
+    ran.map(|()| kept)
 }
 
 /// The numbers of rules that were met. Nearly every row's rule is one met shortly before, and is looked for where it would
@@ -152,17 +207,18 @@ impl Functions {
     /// Adds the functions of another section that are not here yet.
     ///
     /// # Errors
-    /// When there are too many.
-    pub fn merge(&mut self, more: Self, limits: Limits) -> Result<(), TooMuch> {
+    /// When there are too many: then none is added.
+    pub fn merge(&mut self, more: Self, limits: Limits) -> Result<(), Unusable> {
         if self.stretches.is_empty() {
-            *self = Self { left_out: self.left_out + more.left_out, ..more };
+            *self = more;
             return Ok(());
         }
-        let known = self.stretches.clone();
+        let (known, known_rows, known_rules) = (self.stretches.len(), self.rows.len(), self.rules.len());
         let mut numbers: HashMap<Rule, u16> = self.rules.iter().copied().zip(0..).collect();
         for stretch in more.stretches {
-            let next = known.partition_point(|known| known.end <= stretch.start);
-            if known.get(next).is_some_and(|known| known.start < stretch.end) {
+            let before = &self.stretches[..known];
+            let next = before.partition_point(|known| known.end <= stretch.start);
+            if before.get(next).is_some_and(|known| known.start < stretch.end) {
                 continue;
             }
             let first = self.rows.len();
@@ -175,15 +231,20 @@ impl Functions {
                 }
                 self.rows.push((address, number));
             }
-            if self.rules.len() > limits.rules {
-                return Err(TooMuch::Rules(limits.rules));
-            }
-            if self.rows.len() > limits.rows {
-                return Err(TooMuch::Rows(limits.rows));
+            if self.rules.len() > limits.rules || self.rows.len() > limits.rows {
+                let unusable = match self.rules.len() > limits.rules {
+                    true => Unusable::Rules(limits.rules),
+                    false => Unusable::Rows(limits.rows),
+                };
+                self.stretches.truncate(known);
+                self.rows.truncate(known_rows);
+                self.rules.truncate(known_rules);
+                return Err(unusable);
             }
             self.stretches.push(Stretch { rows: (first, self.rows.len()), ..stretch });
         }
         self.left_out += more.left_out;
+        self.read += more.read;
         self.sort();
         Ok(())
     }
