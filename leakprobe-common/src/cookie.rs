@@ -22,6 +22,8 @@ pub enum Call {
     Resize = 5,
     /// `_dl_debug_state`: the dynamic linker has mapped objects, or is about to unmap some.
     CodeChange = 6,
+    /// No function, but a return instruction, by which one of those ends whose [`Cookie::ends_at_instructions`].
+    Leave = 7,
 }
 
 impl Call {
@@ -35,6 +37,7 @@ impl Call {
             4 => Some(Self::Free),
             5 => Some(Self::Resize),
             6 => Some(Self::CodeChange),
+            7 => Some(Self::Leave),
             _ => None,
         }
     }
@@ -66,7 +69,7 @@ const _: () = assert!(core::mem::size_of::<ProbeKey>() == 16 && core::mem::offse
 
 /// A probe's constant, read in BPF by `bpf_get_attach_cookie`: one byte each, from the lowest, for the
 /// call, the registers of size, count and pointer (at the probed instruction), the allocator family and
-/// flags. Register numbers are the machine's own: 0-15 for rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15
+/// flags; then two for [`Cookie::extent`]. Register numbers are the machine's own: 0-15 for rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8-r15
 /// on x86_64, 0-30 for x0-x30 on aarch64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -79,6 +82,10 @@ impl Cookie {
     const ZERO_FREES: u8 = 1;
     const FREED_ELSEWHERE: u8 = 2;
     const RETURN_DISPLACED: u8 = 4;
+    const ENDS_AT_INSTRUCTIONS: u8 = 8;
+
+    /// Of a probe on a return instruction.
+    pub const LEAVE: Self = Self(Call::Leave as u64);
 
     /// Packs what a probe needs to know. `zero_frees`: whether `realloc(p, 0)` frees `p` and returns NULL,
     /// the rule of this allocator.
@@ -95,6 +102,25 @@ impl Cookie {
     /// The same of a probe where the return address is not any more where a call has put it.
     pub const fn return_displaced(self) -> Self {
         self.with(Self::RETURN_DISPLACED)
+    }
+
+    /// The same of a function whose returns are probed at its return instructions, for no return probe must stand in
+    /// the way of its exceptions. `extent`: how many bytes of its code follow the probed instruction; more than fit are cut.
+    pub const fn ending_at_instructions(self, extent: u64) -> Self {
+        let extent = if extent > u16::MAX as u64 { u16::MAX as u64 } else { extent };
+        Self(self.with(Self::ENDS_AT_INSTRUCTIONS).0 | extent << 48)
+    }
+
+    /// Whether its returns are probed at its return instructions.
+    #[inline(always)]
+    pub const fn ends_at_instructions(self) -> bool {
+        self.has(Self::ENDS_AT_INSTRUCTIONS)
+    }
+
+    /// How many bytes of the function's code follow the probed instruction, where it ends at instructions.
+    #[inline(always)]
+    pub const fn extent(self) -> u64 {
+        self.0 >> 48
     }
 
     const fn with(self, flag: u8) -> Self {
@@ -164,5 +190,21 @@ impl Cookie {
     #[inline(always)]
     pub const fn zero_frees(self) -> bool {
         self.has(Self::ZERO_FREES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extent_that_is_too_long_is_cut() {
+        let cookie = Cookie::new(Call::Allocate, 7, NO_REGISTER, NO_REGISTER, 3, true);
+        assert!(!cookie.ends_at_instructions() && cookie.extent() == 0);
+        let ending = cookie.ending_at_instructions(0x142);
+        assert!(ending.ends_at_instructions() && ending.zero_frees() && ending.has_return_address());
+        assert_eq!((ending.extent(), ending.family(), ending.call()), (0x142, 3, Some(Call::Allocate)));
+        assert_eq!(cookie.ending_at_instructions(1 << 20).extent(), 0xffff);
+        assert_eq!((Cookie::LEAVE.call(), Cookie::LEAVE.ends_at_instructions()), (Some(Call::Leave), false));
     }
 }

@@ -128,6 +128,9 @@ counters! {
     StackGuessed = "stack_guessed",
     /// A return without a pending entry: the call began before the probes were in.
     ReturnWithoutEntry = "return_without_entry",
+    /// A return instruction that is probed was reached by a call that does not end there: another function's that goes
+    /// through the same code, one that is nested, or one that began before the probes were in.
+    LeaveUnpaired = "leave_unpaired",
     /// Given back by another allocator's function than those of the one that handed it out.
     Mismatched = "mismatched",
     /// Of these, those that it passed on to their owner.

@@ -191,6 +191,22 @@ pub struct Target {
     pub trampoline: u64,
 }
 
+/// A call that was set aside: another one was made while it was pending, which is none of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pending {
+    /// As [`Thread::cookie`]; 0 for none.
+    pub cookie: u64,
+    /// As [`Thread::stack_pointer`].
+    pub stack_pointer: u64,
+    /// As [`Thread::size`].
+    pub size: u64,
+    /// As [`Thread::return_address`].
+    pub return_address: u64,
+    /// As [`Thread::entry`].
+    pub entry: u64,
+}
+
 /// A thread's pending call and scratch. It stays for the life of the thread: inserting and removing it
 /// around every call would cost two more map operations.
 #[derive(Clone, Copy, Debug)]
@@ -223,7 +239,15 @@ pub struct Thread {
     pub range_bytes: u64,
     /// Its stack ID.
     pub range_stack: u64,
-    /// The walk of its stack.
+    /// Where the pending call returns to, if it ends at instructions (see [`Cookie::ends_at_instructions`]).
+    pub return_address: u64,
+    /// The probed instruction at its entry.
+    pub entry: u64,
+    /// What the last call returned that was made while `outer` was set aside.
+    pub inner: u64,
+    /// The call that was pending before; always an allocation that ends at instructions.
+    pub outer: Pending,
+    /// The walk of a stack.
     pub walk: Walk,
     /// A copy of a piece of the thread's stack, for the walk; the last word is never filled.
     pub window: [u64; STACK_WINDOW + 1],
@@ -316,11 +340,12 @@ const _: () = {
     assert!(size_of::<StackCopy>() == size_of::<Stack>() + 80 + COPY_PAGES * COPY_PAGE_BYTES);
     assert!(size_of::<Site>() == 56 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 56);
     assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
-    assert!(size_of::<Thread>() == 256 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
+    assert!(size_of::<Thread>() == 320 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
     assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, taken) == 56);
     assert!(
-        offset_of!(Thread, walk) == 120
-            && offset_of!(Thread, window) == 256
+        offset_of!(Thread, walk) == 184
+            && offset_of!(Thread, window) == 320
+            && offset_of!(Thread, outer) == 144
             && STACK_WINDOW.is_power_of_two()
     );
     assert!(size_of::<Event>() == 24 && offset_of!(Event, a) == 16);

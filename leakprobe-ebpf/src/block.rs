@@ -1,9 +1,10 @@
 //! Outstanding blocks: recorded, freed, taken by a reallocation, put back.
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
-    programs::{ProbeContext, RetProbeContext},
+    programs::ProbeContext,
 };
 use aya_log_ebpf::debug;
 use leakprobe_common::{Block, BlockKey, Call, Counter, Site, StackEnd, Thread, lifetime_bucket};
@@ -14,7 +15,7 @@ use crate::{
     lifecycle,
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
     mismatch, private_stack,
-    registers::Registers,
+    registers::{Caller, Registers},
     stack, thread,
 };
 
@@ -115,18 +116,25 @@ pub fn put_back(thread: &mut Thread) {
     }
 }
 
-/// Records the block that the pending call has returned.
+/// Whether a block of this process is recorded.
 #[inline(always)]
-pub fn record<const LOOPED: bool>(
-    ctx: &RetProbeContext,
+pub fn is_recorded(thread: &Thread, address: u64) -> bool {
+    // SAFETY: only whether there is one is asked.
+    unsafe { BLOCKS.get(key(thread.tgid, address)) }.is_some()
+}
+
+/// Records the block that the pending call has returned to `caller`.
+#[inline(always)]
+pub fn record<C: EbpfContext, const LOOPED: bool>(
+    ctx: &C,
     thread: &mut Thread,
-    registers: &Registers,
+    caller: &Caller,
     address: u64,
 ) {
     if thread.size < MIN_SIZE.load() || thread.size > MAX_SIZE.load() {
         return count(Counter::Filtered);
     }
-    let (stack, site) = stack::capture::<_, LOOPED>(ctx, thread, registers);
+    let (stack, site) = stack::capture::<_, LOOPED>(ctx, thread, caller);
     let Some(site) = site else { return count(Counter::BlockMapRefused) };
     let block = Block {
         size: thread.size,
@@ -197,7 +205,7 @@ unsafe fn add_lifetime(site: *mut Site, lifetime_ns: u64) {
 /// Removes the record of an address that is handed out again: its free was missed, or it belonged to a
 /// program that the process has replaced.
 #[inline(always)]
-fn evict(ctx: &RetProbeContext, key: &BlockKey, generation: u32) {
+fn evict<C: EbpfContext>(ctx: &C, key: &BlockKey, generation: u32) {
     let Some(old) = remove(key) else { return };
     if old.generation == generation {
         debug!(ctx, "address {:x} was handed out again without a free", key.address);

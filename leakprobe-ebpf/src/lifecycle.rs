@@ -98,8 +98,11 @@ fn forget(ctx: &RawTracePointContext, tid: u32) {
         return;
     }
     let Some(thread) = thread::find(tid) else { return };
-    if thread::is_pending(thread) {
-        thread::abandon(ctx, thread);
+    // It, and the one that was set aside for it.
+    for _ in 0..2 {
+        if thread::is_pending(thread) {
+            thread::abandon(ctx, thread);
+        }
     }
     let _ = THREADS.remove(tid);
 }

@@ -41,6 +41,16 @@ fn allocate_looped(ctx: RetProbeContext) -> u32 {
 }
 
 #[uprobe]
+fn allocate_leave(ctx: ProbeContext) -> u32 {
+    pair::leave_at(&ctx)
+}
+
+#[uprobe]
+fn leave_looped(ctx: ProbeContext) -> u32 {
+    pair::leave_at_looped(&ctx)
+}
+
+#[uprobe]
 fn free_enter(ctx: ProbeContext) -> u32 {
     block::free(&ctx)
 }

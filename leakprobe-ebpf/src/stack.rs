@@ -1,7 +1,7 @@
 //! Stacks: walked by tables or along the frame pointers, then kept once each.
 //!
-//! The walk starts at a return probe, where the registers are the caller's: no frame of the allocator is
-//! on the stack, and the first caller is the instruction pointer itself.
+//! The walk starts where an allocator's function returns, with the registers that its caller has then: no frame of the
+//! allocator is on the stack, and the first caller is the instruction pointer itself.
 
 use aya_ebpf::{
     EbpfContext,
@@ -25,15 +25,14 @@ use crate::{
 pub fn capture<C: EbpfContext, const LOOPED: bool>(
     ctx: &C,
     thread: &mut Thread,
-    registers: &Registers,
+    caller: &Caller,
 ) -> (u64, Option<*mut Site>) {
     if UNWINDING.load() == Unwinding::Kernel as u32 {
-        let id = walk_by_kernel(ctx, thread).unwrap_or(NO_STACK);
+        let id = walk_by_kernel(ctx, thread, Some(caller)).unwrap_or(NO_STACK);
         return keep(thread, id);
     }
     let seed = stack_seed(thread.tgid, thread.generation);
-    let caller = registers.caller();
-    let Some(walked) = unwind::walk::<LOOPED>(thread, &caller, seed) else { return keep(thread, NO_STACK) };
+    let Some(walked) = unwind::walk::<LOOPED>(thread, caller, seed) else { return keep(thread, NO_STACK) };
     let Walked { hash, hijacked, undescribed } = walked;
     let own = stack_id(hash);
     let one_in = COPIED_ONE_IN.load();
@@ -42,14 +41,14 @@ pub fn capture<C: EbpfContext, const LOOPED: bool>(
     if hijacked {
         // From 6.11 on the kernel puts back the return addresses that return probes have replaced; before, user
         // space marks what is left.
-        let id = walk_by_kernel(ctx, thread).unwrap_or(own);
+        let id = walk_by_kernel(ctx, thread, Some(caller)).unwrap_or(own);
         return keep(thread, id);
     }
     if undescribed {
-        return keep_undescribed(thread, &caller, hash, sampled);
+        return keep_undescribed(thread, caller, hash, sampled);
     }
     if sampled {
-        send_copy(thread, &caller, own);
+        send_copy(thread, caller, own);
     }
     keep(thread, own)
 }
@@ -107,7 +106,7 @@ pub fn capture_system_call<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 
 /// pointer of its own: its caller is missing.
 #[inline(always)]
 pub fn capture_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> u64 {
-    let Some(id) = walk_by_kernel(ctx, thread) else { return NO_STACK };
+    let Some(id) = walk_by_kernel(ctx, thread, None) else { return NO_STACK };
     let whole = (thread.stack.len as usize) < MAX_FRAMES;
     thread.stack.end = if whole { StackEnd::Lost } else { StackEnd::Truncated } as u32;
     intern(thread, id)
@@ -230,9 +229,10 @@ fn site(id: u64) -> Option<*mut Site> {
 }
 
 /// Builds the stack anew by the kernel's own walk along the frame pointers; `None` when it finds nothing.
-/// Leaves `thread.stack.end` as it is: the kernel does not say how its walk ended.
+/// Leaves `thread.stack.end` as it is: the kernel does not say how its walk ended. It begins with the instruction that
+/// is probed: `caller`, if there is one, takes its place.
 #[inline(always)]
-fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u64> {
+fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread, caller: Option<&Caller>) -> Option<u64> {
     // SAFETY: the buffer is the thread's own, and as long as is said.
     let bytes = unsafe {
         generated::bpf_get_stack(
@@ -244,6 +244,9 @@ fn walk_by_kernel<C: EbpfContext>(ctx: &C, thread: &mut Thread) -> Option<u64> {
     };
     if bytes <= 0 {
         return None;
+    }
+    if let Some(caller) = caller {
+        thread.stack.frames[0] = caller.ip;
     }
     let len = bytes as usize / 8;
     let mut hash = stack_seed(thread.tgid, thread.generation);

@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
 };
 use aya_log_ebpf::debug;
-use leakprobe_common::{Cookie, Counter, Thread};
+use leakprobe_common::{Cookie, Counter, Pending, Thread};
 
 use crate::{
     block,
@@ -71,7 +71,8 @@ pub fn is_pending(thread: &Thread) -> bool {
 /// Whether the pending call is still on the stack. It is not when the thread left it by longjmp or an
 /// exception; then its return address, which a return probe replaces by the kernel's trampoline, has
 /// been overwritten by what runs now, or, at the same stack pointer, by the address that the new call
-/// returns to: `return_address`, where the caller of this function has an entry's registers.
+/// returns to: `return_address`, where the caller of this function has an entry's registers. That of a call which
+/// ends at instructions is what it was, and can be left standing for a while where nothing has overwritten it.
 #[inline(always)]
 pub fn still_pending(thread: &mut Thread, at_entry: Option<&Registers>) -> bool {
     if !is_pending(thread) {
@@ -80,6 +81,9 @@ pub fn still_pending(thread: &mut Thread, at_entry: Option<&Registers>) -> bool 
     if RETURN_ADDRESS_ON_STACK {
         // SAFETY: the helper checks the address; a fault is an error, not a crash.
         return match unsafe { bpf_probe_read_user(thread.stack_pointer as *const u64) } {
+            Ok(address) if thread.cookie.ends_at_instructions() && thread.chained == 0 => {
+                returns_to(thread, address)
+            }
             Ok(address) => is_trampoline(thread, address),
             Err(_) => false,
         };
@@ -93,6 +97,27 @@ pub fn still_pending(thread: &mut Thread, at_entry: Option<&Registers>) -> bool 
         Some(registers) => has_saved_trampoline(thread, registers),
         None => true,
     }
+}
+
+/// Whether this is where the pending call returns to, which ends at instructions; another tracer's return probe may have
+/// put the trampoline in its place.
+#[inline(always)]
+pub fn returns_to(thread: &Thread, address: u64) -> bool {
+    address != 0 && (address == thread.return_address || address == trampoline(thread))
+}
+
+/// Sets the pending call aside, for another one to be made meanwhile: an allocation that ends at instructions, and that
+/// nothing is set aside for yet.
+#[inline(always)]
+pub fn set_aside(thread: &mut Thread) {
+    thread.outer = Pending {
+        cookie: thread.cookie.0,
+        stack_pointer: thread.stack_pointer,
+        size: thread.size,
+        return_address: thread.return_address,
+        entry: thread.entry,
+    };
+    thread.cookie = Cookie(0);
 }
 
 /// Whether the trampoline stands on the stack between the pending call's stack pointer and the current one, no
@@ -141,7 +166,8 @@ fn trampoline(thread: &Thread) -> u64 {
     }
 }
 
-/// Ends the pending call without a result: the thread left it other than by returning.
+/// Ends the pending call without a result: the thread left it other than by returning. The one that was set aside for it
+/// is pending again.
 #[inline(always)]
 pub fn abandon<C: EbpfContext>(ctx: &C, thread: &mut Thread) {
     debug!(ctx, "thread {} left a call at sp {:x} without returning", thread.tid, thread.stack_pointer);
@@ -150,12 +176,21 @@ pub fn abandon<C: EbpfContext>(ctx: &C, thread: &mut Thread) {
         count(Counter::TakenAbandoned);
         block::retire(&thread.taken, None);
     }
-    clear(thread);
+    clear(thread, 0);
 }
 
+/// The pending call is over, and has returned this block or 0: the one that was set aside is pending again.
 #[inline(always)]
-pub fn clear(thread: &mut Thread) {
-    thread.cookie = Cookie(0);
+pub fn clear(thread: &mut Thread, returned: u64) {
     thread.has_taken = 0;
     thread.chained = 0;
+    thread.cookie = Cookie(thread.outer.cookie);
+    if thread.outer.cookie != 0 {
+        thread.stack_pointer = thread.outer.stack_pointer;
+        thread.size = thread.outer.size;
+        thread.return_address = thread.outer.return_address;
+        thread.entry = thread.outer.entry;
+        thread.outer.cookie = 0;
+        thread.inner = returned;
+    }
 }

@@ -67,6 +67,7 @@ const RECIPES: &[Recipe] = &[
     plain("mmap", "mmap.c"),
     plain("kobjects", "kobjects.c"),
     plain("cpp", "cpp.cpp"),
+    plain("operators", "operators.cpp"),
     // By its name alone it is found beside the program, wherever that is taken.
     Recipe {
         flags: &[&["-shared", "-fPIC", "-Wl,-soname,libconstructor.so"]],

@@ -16,10 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// When the kernel does not list its programs.
 pub fn programs() -> Vec<String> {
     // At most 15 bytes of a name are kept.
-    const OURS: [&str; 15] = [
+    const OURS: [&str; 17] = [
         "allocate_enter",
         "allocate_return",
         "allocate_looped",
+        "allocate_leave",
+        "leave_looped",
         "free_enter",
         "process_exec",
         "process_fork",

@@ -50,4 +50,24 @@ impl Registers {
         let mask = self.code_mask();
         Some(Caller { ip: ip & mask, sp: sp + RETURN_ADDRESS_BYTES, fp: self.frame_pointer(), link: 0, mask })
     }
+
+    /// The same, where the return address is known: at a function's entry, or at the instruction by which it returns.
+    #[inline(always)]
+    pub fn called_by(&self, return_address: u64) -> Caller {
+        let mask = self.code_mask();
+        let sp = self.stack_pointer() + RETURN_ADDRESS_BYTES;
+        Caller { ip: return_address & mask, sp, fp: self.frame_pointer(), link: 0, mask }
+    }
+
+    /// The return address, where a call has put it; 0 where it cannot be read. (Not an `Option`: the compiler would spill
+    /// the value of one that has none, which the verifier refuses.)
+    #[inline(always)]
+    pub fn returns_to(&self) -> u64 {
+        if RETURN_ADDRESS_ON_STACK {
+            // SAFETY: the helper checks the address; a fault is an error, not a crash.
+            unsafe { bpf_probe_read_user(self.stack_pointer() as *const u64) }.unwrap_or(0)
+        } else {
+            self.return_address()
+        }
+    }
 }

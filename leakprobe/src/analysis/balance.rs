@@ -158,6 +158,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
             corrected(Counter::StackLost, own.corrections.lost),
             corrected(Counter::StackGuessed, own.corrections.guessed),
             kept(Counter::ReturnWithoutEntry),
+            kept(Counter::LeaveUnpaired),
             entry(
                 Counter::Mismatched.key(),
                 get(Counter::Mismatched).saturating_sub(get(Counter::PassedOn)),

@@ -311,11 +311,11 @@ pub(super) struct Advanced {
     #[arg(long, global = true, next_line_help = true, value_name = "FILE", value_delimiter = ',')]
     pub allocator_object: Vec<PathBuf>,
 
-    /// Record operator new where it is an allocator's own; accept that std::bad_alloc then ends the process
+    /// Record operator new where its code cannot be followed; accept that std::bad_alloc then ends the process
     ///
-    /// A return probe replaces return addresses, and an exception finds no way past one. Where operator new ends in
-    /// malloc, as it does unless a program uses tcmalloc, jemalloc or mimalloc, its blocks are recorded without that danger
-    /// and without this option.
+    /// The operator new of tcmalloc, jemalloc and mimalloc is recorded without this option: probes go to the instructions by
+    /// which it returns. Where these cannot be found, which a warning says, only a return probe is left. It replaces return
+    /// addresses, and an exception finds no way past one.
     #[arg(long, global = true, next_line_help = true)]
     pub record_operator_new: bool,
 

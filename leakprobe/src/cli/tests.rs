@@ -431,7 +431,7 @@ Advanced:
           Record only the allocators in objects of this file name or path
           (several times, or with commas)
       --record-operator-new
-          Record operator new where it is an allocator's own; accept that
+          Record operator new where its code cannot be followed; accept that
           std::bad_alloc then ends the process
 
 Help:
@@ -586,10 +586,10 @@ Advanced:
           path (several times, or with
           commas)
       --record-operator-new
-          Record operator new where it
-          is an allocator's own; accept
-          that std::bad_alloc then ends
-          the process
+          Record operator new where its
+          code cannot be followed;
+          accept that std::bad_alloc
+          then ends the process
 
 Help:
   -h, --help
@@ -819,13 +819,14 @@ Advanced:
           (several times, or with commas)
 
       --record-operator-new
-          Record operator new where it is an allocator's own; accept that
+          Record operator new where its code cannot be followed; accept that
           std::bad_alloc then ends the process
 
-          A return probe replaces return addresses, and an exception finds no
-          way past one. Where operator new ends in malloc, as it does unless a
-          program uses tcmalloc, jemalloc or mimalloc, its blocks are recorded
-          without that danger and without this option.
+          The operator new of tcmalloc, jemalloc and mimalloc is recorded
+          without this option: probes go to the instructions by which it
+          returns. Where these cannot be found, which a warning says, only a
+          return probe is left. It replaces return addresses, and an exception
+          finds no way past one.
 
 Help:
   -h, --help

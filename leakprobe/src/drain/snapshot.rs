@@ -96,7 +96,7 @@ pub struct Snapshot {
 /// Calls that had begun and not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// Threads inside an allocating function.
+    /// Calls of allocating functions that have not returned.
     pub calls: u64,
     /// Of these, reallocations that hold a record.
     pub taken: u64,

@@ -1,5 +1,7 @@
 //! From the functions that were found in an object to the probes that go into it. Pure.
 
+use std::collections::BTreeSet;
+
 use leakprobe_common::{Cookie, NO_REGISTER, link_state};
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     report::model::ProbeRow,
-    target::{discovery::FoundObject, symbols::Function},
+    target::{discovery::FoundObject, leave::Leaves, symbols::Function},
 };
 
 /// Whether probes may be moved to where the kernel emulates.
@@ -20,15 +22,29 @@ pub enum Freedom {
     Symbol,
 }
 
-/// The probe of each function, and how it is reported. `throwing`: of those that may throw, too.
+/// The probes of an object's functions, and how each function's is reported. `throwing`: also of those that may throw and
+/// need a return probe.
 pub fn assign(
     pid: u32,
     found: &FoundObject,
     freedom: Freedom,
     throwing: bool,
-) -> Vec<(PlannedProbe, ProbeRow)> {
-    let functions = found.functions.iter().filter(|function| throwing || !function.role.throws);
-    functions.map(|function| one(pid, found, function, freedom)).collect()
+) -> (Vec<PlannedProbe>, Vec<ProbeRow>) {
+    let (mut probes, mut rows) = (Vec::new(), Vec::new());
+    let mut leaves = BTreeSet::new();
+    for function in &found.functions {
+        match &function.leaves {
+            Leaves::Unknown(_) if !throwing => continue,
+            Leaves::At(at) => leaves.extend(at),
+            Leaves::AtReturnProbe | Leaves::Unknown(_) => {}
+        }
+        let (probe, row) = one(pid, found, function, freedom);
+        probes.push(probe);
+        rows.push(row);
+    }
+    // Functions share them.
+    probes.extend(leaves.into_iter().map(|file_offset| PlannedProbe { file_offset, cookie: Cookie::LEAVE }));
+    (probes, rows)
 }
 
 fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> (PlannedProbe, ProbeRow) {
@@ -64,6 +80,13 @@ fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> 
         }
         None => cookie,
     };
+    let (cookie, leaves) = match &function.leaves {
+        Leaves::At(at) => {
+            let size = if function.size > 0 { function.size } else { function.code.len() as u64 };
+            (cookie.ending_at_instructions(size.saturating_sub(offset)), at.clone())
+        }
+        Leaves::AtReturnProbe | Leaves::Unknown(_) => (cookie, Vec::new()),
+    };
     let file_offset = function.file_offset + offset;
     let (single_stepped, reason) = match execution {
         Execution::Emulated => (false, None),
@@ -80,6 +103,7 @@ fn one(pid: u32, found: &FoundObject, function: &Function, freedom: Freedom) -> 
         single_stepped,
         reason,
         returns: role.returns(),
+        leaves,
     };
     (PlannedProbe { file_offset, cookie }, row)
 }

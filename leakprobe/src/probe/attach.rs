@@ -52,7 +52,7 @@ enum Link {
 /// Puts probes into the object `file`, as mapped by process `pid`.
 ///
 /// Not atomic, so in an order in which nothing looks like a leak that is none: first the functions that
-/// free, then the returns, then the entries, reallocating functions before allocating ones. A block is
+/// free, then the returns, of either kind, then the entries, reallocating functions before allocating ones. A block is
 /// recorded only once its free will be seen.
 ///
 /// # Errors
@@ -64,10 +64,19 @@ pub fn attach(
     pid: u32,
     probes: &[PlannedProbe],
 ) -> Result<Attachment> {
-    let (frees, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
+    let (frees, others): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
         probes.iter().partition(|probe| probe.is(Call::Free) || probe.is(Call::CodeChange));
+    let (leaves, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
+        others.iter().partition(|probe| probe.is(Call::Leave));
     allocations.sort_by_key(|probe| !probe.is(Call::Reallocate));
-    let order = [(Role::Free, &frees), (Role::Return, &allocations), (Role::Enter, &allocations)];
+    let returning: Vec<PlannedProbe> =
+        allocations.iter().filter(|probe| !probe.cookie.ends_at_instructions()).copied().collect();
+    let order = [
+        (Role::Free, &frees),
+        (Role::Return, &returning),
+        (Role::Leave, &leaves),
+        (Role::Enter, &allocations),
+    ];
     let mut attachment = Attachment { links: Vec::new() };
     for (role, probes) in order {
         if probes.is_empty() {
@@ -147,6 +156,7 @@ fn attach_one_by_one(
 enum Role {
     Free,
     Return,
+    Leave,
     Enter,
 }
 
@@ -155,6 +165,7 @@ impl Role {
         match self {
             Self::Free => &programs.free_enter,
             Self::Return => &programs.allocate_return,
+            Self::Leave => &programs.allocate_leave,
             Self::Enter => &programs.allocate_enter,
         }
     }

@@ -15,10 +15,11 @@ pub const ROOM: u32 = 16_384;
 pub struct Cookies(HashMap<u32, Vec<(FileId, PlannedProbe)>>);
 
 impl Cookies {
-    /// Takes in the probes of an object of a process, before they are attached.
+    /// Takes in the probes of an object of a process, before they are attached: those whose program asks for its cookie.
     pub fn learn(&mut self, tgid: u32, object: FileId, probes: &[PlannedProbe]) {
         let known = self.0.entry(tgid).or_default();
-        known.extend(probes.iter().map(|&probe| (object, probe)));
+        let asking = probes.iter().filter(|probe| probe.cookie != Cookie::LEAVE);
+        known.extend(asking.map(|&probe| (object, probe)));
     }
 
     /// Forgets what a process had, whose number another one has now.
@@ -124,6 +125,13 @@ mod tests {
             entries(&cookies, 7, &space),
             [(0x10_1123, 11), (0x40_3123, 33), (0x50_3123, 33), (0x123, 0)]
         );
+    }
+
+    #[test]
+    fn return_instructions_need_none() {
+        let mut cookies = Cookies::default();
+        cookies.learn(7, LIBC, &[probe(0x2123, 11), probe(0x5123, Cookie::LEAVE.0)]);
+        assert_eq!(entries(&cookies, 7, &space(&[])), [(0x123, 11)]);
     }
 
     #[test]

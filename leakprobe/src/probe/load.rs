@@ -94,8 +94,17 @@ pub struct UprobePrograms<T> {
     pub allocate_enter: T,
     /// At their return.
     pub allocate_return: T,
+    /// At return instructions of those that have no return probe.
+    pub allocate_leave: T,
     /// At the entry of functions that take one back.
     pub free_enter: T,
+}
+
+impl<T: Copy> UprobePrograms<T> {
+    /// All of them.
+    fn all(&self) -> [T; 4] {
+        [self.allocate_enter, self.allocate_return, self.allocate_leave, self.free_enter]
+    }
 }
 
 /// The loaded object.
@@ -129,10 +138,11 @@ impl Loaded {
     /// The uprobe programs that are attached, with their names.
     pub fn uprobe_programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
         let names = program_names(floor, self.looped);
-        let names = [names.allocate_enter, names.allocate_return, names.free_enter];
+        let names = names.all();
         match &self.multi {
             Some(fds) => {
-                let fds = [&fds.allocate_enter, &fds.allocate_return, &fds.free_enter];
+                let UprobePrograms { allocate_enter, allocate_return, allocate_leave, free_enter } = fds;
+                let fds = [allocate_enter, allocate_return, allocate_leave, free_enter];
                 names.into_iter().zip(fds.map(|fd| fd.as_fd())).collect()
             }
             None => names
@@ -152,12 +162,14 @@ pub fn program_names(floor: bool, looped: bool) -> UprobePrograms<&'static str> 
         UprobePrograms {
             allocate_enter: "floor_enter",
             allocate_return: "floor_return",
+            allocate_leave: "floor_enter",
             free_enter: "floor_enter",
         }
     } else {
         UprobePrograms {
             allocate_enter: "allocate_enter",
             allocate_return: if looped { "allocate_looped" } else { "allocate_return" },
+            allocate_leave: if looped { "leave_looped" } else { "allocate_leave" },
             free_enter: "free_enter",
         }
     }
@@ -187,11 +199,12 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
             Some(UprobePrograms {
                 allocate_enter: object.load(names.allocate_enter, UPROBE_MULTI)?,
                 allocate_return: object.load(names.allocate_return, UPROBE_MULTI)?,
+                allocate_leave: object.load(names.allocate_leave, UPROBE_MULTI)?,
                 free_enter: object.load(names.free_enter, UPROBE_MULTI)?,
             })
         }
         Mechanism::PerfEvent | Mechanism::PerfEventByAddress => {
-            for name in [names.allocate_enter, names.allocate_return, names.free_enter] {
+            for name in names.all() {
                 if program::<UProbe>(&mut ebpf, name)?.fd().is_err() {
                     load_one::<UProbe>(&mut ebpf, &globals, name, UProbe::load)?;
                 }
@@ -289,7 +302,7 @@ pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> 
     let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
     let names = program_names(settings.floor, features::has_loop());
     let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
-    let all = [names.allocate_enter, names.allocate_return, names.free_enter].map(|name| (name, uprobes));
+    let all = names.all().map(|name| (name, uprobes));
     let all = all.into_iter().chain(LIFECYCLE.map(|(name, _)| (name, 0)));
     let ranges = range_programs().map(|(_, name)| name).into_iter().chain([RANGE_EXIT]);
     let all = all.chain(ranges.map(|name| (name, 0)));
@@ -389,7 +402,14 @@ mod tests {
     #[test]
     fn programs_on_uprobes_refuse_a_private_stack() {
         for object in COMMITTED {
-            for program in ["allocate_enter", "allocate_return", "allocate_looped", "free_enter"] {
+            for program in [
+                "allocate_enter",
+                "allocate_return",
+                "allocate_looped",
+                "allocate_leave",
+                "leave_looped",
+                "free_enter",
+            ] {
                 assert!(has_tail_call(object, program), "{program}");
             }
             assert!(!has_tail_call(object, "floor_enter"), "which has no stack");

@@ -193,6 +193,7 @@ impl Maps {
         threads
             .read(|_, values| {
                 for thread in values.chunks_exact(value_size) {
+                    pending.calls += u64::from(word(thread, offset_of!(Thread, outer)) != 0);
                     if word(thread, offset_of!(Thread, cookie)) != 0 {
                         pending.calls += 1;
                         pending.taken += u64::from(word(thread, offset_of!(Thread, has_taken)) != 0);

@@ -62,8 +62,16 @@ impl Ledger {
 }
 
 /// The BPF programs on functions of processes; others are on the kernel's own.
-const ON_PROCESSES: [&str; 6] =
-    ["allocate_enter", "allocate_return", "allocate_looped", "free_enter", "floor_enter", "floor_return"];
+const ON_PROCESSES: [&str; 8] = [
+    "allocate_enter",
+    "allocate_return",
+    "allocate_looped",
+    "allocate_leave",
+    "leave_looped",
+    "free_enter",
+    "floor_enter",
+    "floor_return",
+];
 
 fn sentence(entry: &Entry) -> Warning {
     let text = match words(&entry.name).and_then(|words| words.loss) {
@@ -218,6 +226,7 @@ fn words(name: &str) -> Option<Words> {
         "stack_lost" => plain("recorded with a stack that ends too early"),
         "stack_guessed" => plain("recorded with a stack that follows frame pointers, a guess"),
         "return_without_entry" => plain("returns of calls whose entry was not seen"),
+        "leave_unpaired" => plain("passes of return instructions by other calls than those that end there"),
         "event_lost" => loss(
             "events dropped (ring buffer full)",
             "event",

@@ -476,4 +476,6 @@ pub struct ProbeRow {
     pub reason: Option<String>,
     /// Whether the function's return is probed too.
     pub returns: bool,
+    /// Where that takes no return probe: offsets in the object's file of the probed instructions by which it returns.
+    pub leaves: Vec<u64>,
 }

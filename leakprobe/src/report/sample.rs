@@ -339,6 +339,7 @@ pub(super) fn full() -> Report {
         single_stepped: false,
         reason: None,
         returns: true,
+        leaves: Vec::new(),
     };
     let reason = Some("it has no call frame information".to_owned());
     let stacks = ObjectStacks {

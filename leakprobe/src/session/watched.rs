@@ -77,7 +77,7 @@ pub struct Watched {
     trampoline: u64,
     cut: Option<String>,
     failures: Vec<String>,
-    /// Whether functions that may throw have their returns probed.
+    /// Whether functions that may throw have return probes, where nothing else would tell of their returns.
     throwing: bool,
 }
 
@@ -308,8 +308,7 @@ impl Watched {
     /// Chooses the probes of objects.
     pub fn plan(&self, found: &[FoundObject], freedom: Freedom) -> Vec<PlannedObject> {
         let plan = |found: &FoundObject| {
-            let (probes, rows) =
-                assign::assign(self.pid(), found, freedom, self.throwing).into_iter().unzip();
+            let (probes, rows) = assign::assign(self.pid(), found, freedom, self.throwing);
             PlannedObject { id: found.object.id, object: Arc::clone(&found.object), probes, rows }
         };
         found.iter().map(plan).collect()

@@ -298,6 +298,18 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
         Ok(entries.iter().map(|entry| (entry.d_tag.get(LE), entry.d_val.get(LE))).collect())
     }
 
+    /// A table that the dynamic segment names by the tags of its address and of its length, as a range of the file: offset
+    /// and bytes. `None` where there is none.
+    ///
+    /// # Errors
+    /// When the file is cut short.
+    pub fn dynamic_range(&self, address: i64, len: i64) -> Result<Option<(u64, u64)>, ObjectError> {
+        let entries = self.dynamic()?;
+        let find = |wanted: i64| entries.iter().find(|&&(tag, _)| tag == wanted).map(|&(_, value)| value);
+        let place = find(address).and_then(|address| self.file_offset(address));
+        Ok(place.zip(find(len)).map(|((offset, rest), len)| (offset, len.min(rest))))
+    }
+
     /// One more than the highest index in a `DT_GNU_HASH` table: the chains are in order of index, so the
     /// last one starts at the highest bucket and ends at the first entry whose lowest bit is set.
     fn gnu_hash_count(&self, hash: u64) -> Result<u64, ObjectError> {

@@ -10,6 +10,7 @@ pub mod family;
 mod forward;
 pub mod group;
 pub mod kernel;
+pub mod leave;
 pub mod maps;
 pub mod near;
 pub mod needed;

@@ -19,6 +19,7 @@ use super::{
     elf::{CHUNK, Elf, MAX_STRINGS, MAX_SYMBOLS, ObjectError, ReadAt, Table, stream},
     family::{Family, LINK_STATE, NOT_ALLOCATORS, Role, wanted_names},
     forward,
+    leave::{self, Leaves},
 };
 use crate::probe::plan::{Arch, Request};
 
@@ -44,6 +45,8 @@ pub struct Function {
     pub size: u64,
     /// Of the dynamic linker's: address in the object of the state that it tells of.
     pub state: Option<u64>,
+    /// Where it returns.
+    pub leaves: Leaves,
     /// Its code from the first byte on; at most [`MAX_CODE`] bytes, and none that belong to the next symbol
     /// or lie outside of its segment.
     pub code: Vec<u8>,
@@ -221,6 +224,7 @@ fn search<R: ReadAt + ?Sized>(
         }
     }
     leave_to_others(elf, &mut allocators)?;
+    leave::find(elf, &mut allocators)?;
     if allocators.is_empty() { Ok(not_one) } else { Ok(Some(Found::Allocators(allocators))) }
 }
 
@@ -376,6 +380,7 @@ fn functions<R: ReadAt + ?Sized>(
                     file_offset,
                     size: hit.size,
                     state: state.filter(|_| role.call == Call::CodeChange),
+                    leaves: Leaves::AtReturnProbe,
                     code: Vec::new(),
                 }),
             }

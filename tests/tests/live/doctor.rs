@@ -16,9 +16,10 @@ use crate::last;
 const NOBODY: u32 = 65534;
 
 /// Every program of a session, in the order in which they are loaded.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "allocate_enter",
     "allocate_return",
+    "allocate_leave",
     "free_enter",
     "process_exec",
     "process_fork",
@@ -37,6 +38,7 @@ fn wanted_programs() -> Vec<&'static str> {
         .into_iter()
         .map(|name| match name {
             "allocate_return" if looped => "allocate_looped",
+            "allocate_leave" if looped => "leave_looped",
             "mremap_enter" if looped => "mremap_looped",
             "brk_enter" if looped => "brk_looped",
             "mmap_enter" if looped => "mmap_looped",

@@ -24,6 +24,7 @@ mod mappings;
 mod mismatches;
 mod module;
 mod objects;
+mod operators;
 mod rounds;
 mod services;
 mod terminal;

@@ -22,7 +22,7 @@ fn check_unharmed(mut victim: Victim) {
     kernel::check_gone();
     let probe = Probe::attach(victim.pid(), &[]);
     assert!(!text::patched(victim.pid()).is_empty(), "the check sees probes where there are some");
-    assert_eq!(kernel::programs().len(), 6, "and programs: {:?}", kernel::programs());
+    assert_eq!(kernel::programs().len(), 7, "and programs: {:?}", kernel::programs());
     assert!(victim.run("stop").number("note", "churned") > 0);
     let truth = victim.run("sweep");
     let reports = probe.finish();

@@ -7,6 +7,7 @@
 //! the instruction set, in [`x86_64`] and [`aarch64`].
 
 mod aarch64;
+pub mod leave;
 mod line;
 mod x86_64;
 

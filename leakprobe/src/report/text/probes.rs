@@ -40,7 +40,11 @@ fn row(page: &mut Page, probe: &ProbeRow) {
         format!("    {symbols} +{}:", probe.symbol_offset),
         format!("{},", visible(&probe.instruction)),
         if probe.single_stepped { "single-stepped," } else { "emulated," }.to_owned(),
-        if probe.returns { "entry and return," } else { "entry," }.to_owned(),
+        match probe.leaves.len() as u64 {
+            0 if probe.returns => "entry and return,".to_owned(),
+            0 => "entry,".to_owned(),
+            leaves => format!("entry and {},", counted(leaves, "return instruction")),
+        },
         format!("file offset {:#x}", probe.file_offset),
     ];
     let tone = if probe.single_stepped { Tone::Warning } else { Tone::Plain };

@@ -3,7 +3,7 @@
 use super::Watched;
 use crate::{
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
-    target::{discovery::FoundObject, family::LINKER, process::Vitals},
+    target::{discovery::FoundObject, family::LINKER, leave::Leaves, process::Vitals},
 };
 
 impl Watched {
@@ -66,15 +66,17 @@ impl Watched {
             );
             warnings.push(warning("unknown_allocator", text));
         }
-        let throws = |found: &&FoundObject| found.functions.iter().any(|function| function.role.throws);
-        for found in self.discovery.objects.iter().filter(|found| !self.throwing && throws(found)) {
-            let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
-            let text = format!(
-                "operator new of {object} is not recorded in process {}: if it threw std::bad_alloc past a return probe, the \
-                 process would be ended; --record-operator-new records it all the same",
-                self.pid()
-            );
-            warnings.push(warning("operator_new", text));
+        for found in self.discovery.objects.iter().filter(|_| !self.throwing) {
+            if let Some((function, why)) = not_recorded(found) {
+                let object =
+                    crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
+                let text = format!(
+                    "{function} of {object} is not recorded in process {}: where it returns is not known, because {why}, and \
+                     std::bad_alloc past a return probe would end the process; --record-operator-new takes one all the same",
+                    self.pid()
+                );
+                warnings.push(warning("operator_new", text));
+            }
         }
         let is_slow = |probe: &&ProbeRow| probe.single_stepped && probe.allocator != LINKER;
         let slow: Vec<&ProbeRow> = self.probes.iter().filter(is_slow).collect();
@@ -84,6 +86,14 @@ impl Watched {
         }
         warnings
     }
+}
+
+/// The first function that may throw and is not recorded, and why.
+fn not_recorded(found: &FoundObject) -> Option<(&'static str, &str)> {
+    found.functions.iter().find_map(|function| match &function.leaves {
+        Leaves::Unknown(why) => Some((function.symbols[0], why.as_str())),
+        Leaves::AtReturnProbe | Leaves::At(_) => None,
+    })
 }
 
 /// One line on those probes of a process that cost a multiple; `None` when there are none.

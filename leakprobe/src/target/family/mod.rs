@@ -66,7 +66,7 @@ impl Role {
 
     /// Whether its return is probed too.
     pub const fn returns(self) -> bool {
-        !matches!(self.call, Call::Free | Call::CodeChange)
+        !matches!(self.call, Call::Free | Call::CodeChange | Call::Leave)
     }
 
     /// Whether a call with a null first argument may be missed without harm: `free(NULL)` does nothing, but
@@ -87,7 +87,7 @@ impl Role {
     pub const fn attach_rank(self) -> u8 {
         match self.call {
             Call::Free | Call::CodeChange => 0,
-            Call::Reallocate | Call::Resize => 1,
+            Call::Reallocate | Call::Resize | Call::Leave => 1,
             Call::Allocate | Call::AllocateOut => 2,
         }
     }

@@ -4,6 +4,7 @@ use super::{Arch, Execution, Placement, Request, at_symbol, place};
 
 mod aarch64;
 mod arbitrary;
+mod leave;
 mod recorded;
 mod x86_64;
 
