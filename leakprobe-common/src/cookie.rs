@@ -49,6 +49,10 @@ pub const NO_REGISTER: u8 = 0xff;
 /// The bits of an address that are the same wherever a file is mapped: whole pages are, of 4 KiB at least.
 pub const PAGE_OFFSET: u64 = 0xfff;
 
+/// How many they are. With `--follow` a probe carries the number of its event, which stands above them in a
+/// [`ProbeKey`] of no process: one of the same event has another offset, wherever the file is mapped.
+pub const PAGE_BITS_OF_PROBES: u32 = 12;
+
 /// Key of a probe's cookie where the kernel hands out none (before 5.15).
 ///
 /// First asked for with the page offset of the probed instruction alone ([`PAGE_OFFSET`]), which holds after an exec

@@ -89,6 +89,8 @@ counters! {
     FreeNested = "free_nested",
     /// No record of that address: a block from before the attach, or one that was filtered or lost.
     FreeUnknown = "free_unknown",
+    /// By a process that was forked (`--follow`), of a block from before the fork: it has a copy of its parent's.
+    FreeInherited = "free_inherited",
     /// Lost: as [`Counter::ProbeUnknown`]; the block's record stays.
     FreeProbeUnknown = "free_probe_unknown",
     /// Lost: given back by a bulk call beyond [`crate::BULK_FREES`] objects, or not readable; the records stay (`--kernel`).
@@ -135,6 +137,8 @@ counters! {
     Mismatched = "mismatched",
     /// Of these, those that it passed on to their owner.
     PassedOn = "passed_on",
+    /// Lost: a child that there was no room for (`--follow`); what it does is not recorded.
+    ChildLost = "child_lost",
     /// An event for user space was dropped because the ring buffer was full.
     EventLost = "event_lost",
 

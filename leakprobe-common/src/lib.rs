@@ -15,7 +15,7 @@ mod mismatch;
 mod record;
 mod unwind;
 
-pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_OFFSET, ProbeKey};
+pub use cookie::{Call, Cookie, NO_REGISTER, PAGE_BITS_OF_PROBES, PAGE_OFFSET, ProbeKey};
 pub use counter::{COUNTERS, Counter, LedgerRow};
 pub use hash::{copied_hash, mix, stack_id, stack_seed, undescribed_hash, variant_hash};
 pub use kernel::{
@@ -24,9 +24,9 @@ pub use kernel::{
 };
 pub use mismatch::{LastMismatch, MAX_MISMATCHES, Mismatch, MismatchKey};
 pub use record::{
-    Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, Event, EventKind, LIFETIME_BUCKETS, LIFETIME_SHIFT,
+    Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, Event, EventKind, Kin, LIFETIME_BUCKETS, LIFETIME_SHIFT,
     MAX_FRAMES, NO_STACK, Pending, RangeEvent, RangeOperation, STACK_WINDOW, Site, Stack, StackCopy,
-    StackEnd, Target, Thread, lifetime_bucket,
+    StackEnd, Target, Thread, forked_generation, lifetime_bucket,
 };
 pub use unwind::{
     CACHE_ENTRIES, CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS,
@@ -35,4 +35,4 @@ pub use unwind::{
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 38;
+pub const ABI_VERSION: u32 = 39;

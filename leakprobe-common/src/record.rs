@@ -178,6 +178,20 @@ pub struct Site {
     pub lifetimes: [u64; LIFETIME_BUCKETS],
 }
 
+impl Site {
+    /// What has allocated nothing.
+    pub const NOTHING: Self = Self {
+        allocated_blocks: 0,
+        allocated_bytes: 0,
+        freed_blocks: 0,
+        freed_bytes: 0,
+        max_lifetime_ns: 0,
+        missed_frees: 0,
+        undescribed_blocks: 0,
+        lifetimes: [0; LIFETIME_BUCKETS],
+    };
+}
+
 /// What BPF knows of a process that is being profiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -189,6 +203,51 @@ pub struct Target {
     /// Address of the page of return-probe trampolines (`[uprobes]` in the maps), or 0 while unknown. The
     /// kernel makes it at the first return probe that is hit.
     pub trampoline: u64,
+    /// The number of the image that its [`crate::Space`] is described for: its generation, but for a child that
+    /// user space has not taken in yet, which has its parent's; or [`Target::UNDESCRIBED`].
+    pub image: u32,
+    /// Whose memory it runs in: its own number, but for a child of vfork that has not called exec yet.
+    pub owner: u32,
+    /// With `--follow`, where cookies are looked up by address: whose.
+    pub book: u32,
+    /// The number that its first program image had, which with its own number is its identity.
+    pub born: u32,
+    /// [`Target::FORKED`], [`Target::PENDING`].
+    pub flags: u32,
+    /// Always 0.
+    pub _pad: u32,
+}
+
+impl Target {
+    /// In [`Target::image`]: its code is not described.
+    pub const UNDESCRIBED: u32 = u32::MAX;
+    /// In [`Target::flags`]: its program runs in a copy of its parent's memory, blocks included.
+    pub const FORKED: u32 = 1;
+    /// In [`Target::flags`]: a child that user space has not taken in yet; its place is its parent's.
+    pub const PENDING: u32 = 2;
+}
+
+/// The number of the image of a child that was made at this time: no other child of its process number has it, nor
+/// has one that user space has taken in by itself, which count from 1.
+#[inline(always)]
+pub const fn forked_generation(at_ns: u64) -> u32 {
+    (at_ns >> 20) as u32 | 1 << 31
+}
+
+/// What a process of a tree (`--follow`) holds, and what it had from its parent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Kin {
+    /// Blocks of its present program that are outstanding.
+    pub live_blocks: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// Of its parent's own blocks, those that were outstanding when it was forked; 0 after an exec.
+    pub inherited_blocks: u64,
+    /// Their bytes.
+    pub inherited_bytes: u64,
+    /// Blocks from before the fork that it has given back.
+    pub inherited_freed: u64,
 }
 
 /// A call that was set aside: another one was made while it was pending, which is none of its own.
@@ -269,6 +328,8 @@ pub enum EventKind {
     CodeChange = 4,
     /// The process has made another one, which has a copy of its memory, with the breakpoints in it.
     Fork = 5,
+    /// With `--follow`: the process has made another one, whose number is `a`; it is a target already.
+    Born = 6,
 }
 
 /// A rare event for user space, at the head of every ring-buffer record.
@@ -339,7 +400,7 @@ const _: () = {
     assert!(size_of::<Stack>() == 24 + 8 * MAX_FRAMES && offset_of!(Stack, frames) == 24);
     assert!(size_of::<StackCopy>() == size_of::<Stack>() + 80 + COPY_PAGES * COPY_PAGE_BYTES);
     assert!(size_of::<Site>() == 56 + 8 * LIFETIME_BUCKETS && offset_of!(Site, lifetimes) == 56);
-    assert!(size_of::<Target>() == 16 && offset_of!(Target, trampoline) == 8);
+    assert!(size_of::<Target>() == 40 && offset_of!(Target, trampoline) == 8 && size_of::<Kin>() == 40);
     assert!(size_of::<Thread>() == 320 + 8 * (STACK_WINDOW + 1) + size_of::<Stack>());
     assert!(offset_of!(Thread, cookie) == 16 && offset_of!(Thread, taken) == 56);
     assert!(
@@ -354,7 +415,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Block, BlockKey, Site, Stack, Target};
+    use super::{Block, BlockKey, Kin, Site, Stack, Target};
     use crate::ProbeKey;
 
     // SAFETY: all are repr(C) of integers without implicit padding (sizes asserted above), so every byte
@@ -370,6 +431,8 @@ mod pod {
     unsafe impl aya::Pod for Site {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Target {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Kin {}
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use aya_log_ebpf::debug;
 use leakprobe_common::{Block, BlockKey, Call, Counter, Site, StackEnd, Thread, lifetime_bucket};
 
 use crate::{
-    cookie,
+    cookie, kin,
     ledger::{add, count},
     lifecycle,
     maps::{BLOCKS, MAX_SIZE, MIN_SIZE, SITES, closing},
@@ -51,7 +51,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         count(Counter::FreeNull);
         return 0;
     }
-    let key = key(tgid, address);
+    let key = key(kin::owner(tgid), address);
     match remove(&key) {
         Some(block) => {
             count(Counter::Freed);
@@ -60,6 +60,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
         None if frees_for_realloc(address) => count(Counter::FreeNested),
+        None if kin::is_inherited(key.tgid) => count(Counter::FreeInherited),
         None => {
             count(Counter::FreeUnknown);
             mismatch::passed_on(cookie, address);
@@ -87,6 +88,8 @@ pub fn take(thread: &mut Thread, registers: &Registers) {
         thread.taken = block;
         thread.has_taken = 1;
         count(Counter::Taken);
+    } else {
+        kin::is_inherited(thread.tgid);
     }
 }
 
@@ -227,6 +230,7 @@ fn remove(key: &BlockKey) -> Option<Block> {
     // program runs; where they are not, it can be, but only the thread that frees a block removes its record.
     let block = *unsafe { BLOCKS.get(key) }?;
     BLOCKS.remove(key).ok()?;
+    kin::lost(key, &block);
     Some(block)
 }
 
@@ -236,9 +240,12 @@ fn insert(key: &BlockKey, block: &Block, flags: u64) -> Result<(), i32> {
     for _ in 0..TRIES {
         result = BLOCKS.insert(key, block, flags);
         match result {
-            Ok(()) | Err(EEXIST) | Err(E2BIG) => return result,
+            Ok(()) | Err(EEXIST) | Err(E2BIG) => break,
             Err(_) => {}
         }
+    }
+    if result == Ok(()) {
+        kin::gained(key, block);
     }
     result
 }

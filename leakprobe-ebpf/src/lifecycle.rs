@@ -2,14 +2,18 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user},
-    programs::{ProbeContext, RawTracePointContext},
+    bindings::BPF_ANY,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user, generated},
+    programs::{ProbeContext, RawTracePointContext, TracePointContext},
 };
-use leakprobe_common::{Cookie, Counter, Event, EventKind, link_state, next_epoch};
+use leakprobe_common::{
+    Cookie, Counter, Event, EventKind, Target, forked_generation, link_state, next_epoch,
+};
 
 use crate::{
+    kin,
     ledger::count,
-    maps::{EPOCHS, EVENTS, TARGETS, THREADS, closing},
+    maps::{CHILD_OFFSET, EPOCHS, EVENTS, FLAGS_OFFSET, FOLLOW, TARGETS, THREADS, closing},
     registers::Registers,
     thread,
 };
@@ -28,10 +32,18 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     forget(ctx, tid);
     // SAFETY: points into a live map value, which only this thread changes (it is the last of its process).
     let generation = unsafe {
-        (*target).generation += 1;
+        // A child of vfork has had its parent's number until now, with its parent's memory.
+        let had_own = FOLLOW.load() == 0 || (*target).owner == tgid;
+        (*target).generation = if had_own { (*target).generation + 1 } else { (*target).born };
         (*target).trampoline = 0;
+        (*target).image = (*target).generation;
+        (*target).owner = tgid;
+        (*target).flags &= !Target::FORKED;
         (*target).generation
     };
+    if FOLLOW.load() != 0 {
+        kin::begin(tgid);
+    }
     tell(EventKind::Exec, tgid, generation as u64);
     0
 }
@@ -49,15 +61,77 @@ pub fn fork(ctx: &RawTracePointContext) -> i32 {
     0
 }
 
+/// With `--follow`: a thread or a process is made; it has not run yet. A process is a target from now on, in its parent's
+/// place until user space has taken it in.
+#[inline(always)]
+pub fn born(ctx: &TracePointContext) -> u32 {
+    const CLONE_VM: u64 = 0x100;
+    const CLONE_THREAD: u64 = 0x1_0000;
+    if closing() {
+        return 0;
+    }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: entries are removed only when a target is dropped.
+    let Some(parent) = (unsafe { TARGETS.get(tgid) }) else { return 0 };
+    let flags = read(ctx, FLAGS_OFFSET.load());
+    if flags & CLONE_THREAD != 0 {
+        return 0;
+    }
+    let child = read(ctx, CHILD_OFFSET.load()) as u32;
+    // SAFETY: the helper has no preconditions.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let mut target = *parent;
+    target.born = forked_generation(at_ns);
+    target.flags |= Target::PENDING;
+    if flags & CLONE_VM == 0 {
+        target.generation = target.born;
+        target.owner = child;
+        target.flags |= Target::FORKED;
+        // The kernel makes a page of its own for it.
+        target.trampoline = 0;
+        kin::born(child, parent.owner);
+    }
+    if TARGETS.insert(child, &target, BPF_ANY as u64).is_err() {
+        count(Counter::ChildLost);
+        return 0;
+    }
+    tell_at(EventKind::Born, tgid, child as u64, at_ns);
+    0
+}
+
+/// 8 bytes of a tracepoint's record.
+#[inline(always)]
+fn read(ctx: &TracePointContext, offset: u64) -> u64 {
+    let mut value = 0u64;
+    let address = ctx.as_ptr() as u64 + offset;
+    // SAFETY: the helper checks the address; a fault is an error and leaves 0.
+    unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), 8, address as *const _) };
+    value
+}
+
 /// The dynamic linker tells debuggers of what it does; the probe's cookie says where its state is.
 #[inline(always)]
 pub fn code_change(ctx: &ProbeContext, tgid: u32, cookie: Cookie) -> u32 {
     let place = Registers::new(ctx.regs).instruction_pointer().wrapping_add(cookie.state() as i64 as u64);
     // SAFETY: the helper checks the address; a fault is an error, not a crash.
     let Ok(state) = (unsafe { bpf_probe_read_user(place as *const u32) }) else { return 0 };
-    // SAFETY: entries are removed only when a target is dropped.
-    let Some(target) = (unsafe { TARGETS.get(tgid) }) else { return 0 };
-    let Some(epoch) = EPOCHS.get_ptr_mut(target.number) else { return 0 };
+    let Some(target) = TARGETS.get_ptr_mut(tgid) else { return 0 };
+    if FOLLOW.load() != 0 {
+        // SAFETY: points into a live map value.
+        let (is_pending, has_own) =
+            unsafe { ((*target).flags & Target::PENDING != 0, (*target).owner == tgid) };
+        if is_pending {
+            // The epoch is its parent's, whose code has not changed; its own is not described any more.
+            // SAFETY: as above; an aligned word.
+            unsafe { (*target).image = Target::UNDESCRIBED };
+            if has_own && state == link_state::CONSISTENT {
+                tell(EventKind::CodeChange, tgid, u32::MAX as u64);
+            }
+            return 0;
+        }
+    }
+    // SAFETY: points into a live map value.
+    let Some(epoch) = EPOCHS.get_ptr_mut(unsafe { (*target).number }) else { return 0 };
     // The linker's lock is held: one thread at a time.
     // SAFETY: an aligned word of a live element, read and written as a whole.
     let next = unsafe {
@@ -74,10 +148,14 @@ pub fn code_change(ctx: &ProbeContext, tgid: u32, cookie: Cookie) -> u32 {
 /// Tells user space.
 #[inline(always)]
 fn tell(kind: EventKind, tgid: u32, a: u64) {
+    // SAFETY: the helper has no preconditions.
+    tell_at(kind, tgid, a, unsafe { bpf_ktime_get_ns() });
+}
+
+#[inline(always)]
+fn tell_at(kind: EventKind, tgid: u32, a: u64, at_ns: u64) {
     match EVENTS.reserve::<Event>(0) {
         Some(mut entry) => {
-            // SAFETY: the helper has no preconditions.
-            let at_ns = unsafe { bpf_ktime_get_ns() };
             entry.write(Event { kind: kind as u32, tgid, at_ns, a });
             entry.submit(0);
         }

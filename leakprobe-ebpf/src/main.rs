@@ -8,6 +8,7 @@
 
 mod block;
 mod cookie;
+mod kin;
 mod ledger;
 mod lifecycle;
 mod maps;
@@ -63,6 +64,11 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "task_newtask")]
 fn process_fork(ctx: RawTracePointContext) -> i32 {
     lifecycle::fork(&ctx)
+}
+
+#[tracepoint]
+fn process_born(ctx: TracePointContext) -> u32 {
+    lifecycle::born(&ctx)
 }
 
 #[raw_tracepoint(tracepoint = "sched_process_exit")]

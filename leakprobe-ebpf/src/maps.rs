@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{
-    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, LastMismatch, MAX_MISMATCHES, MAX_RULES,
+    ABI_VERSION, Block, BlockKey, COUNTERS, Chunk, CodePage, Kin, LastMismatch, MAX_MISMATCHES, MAX_RULES,
     Mismatch, MismatchKey, ProbeKey, Rule, Site, Space, Stack, Target, Thread, Unwinding,
 };
 
@@ -26,6 +26,17 @@ pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
 /// 1 where the kernel hands out no cookies (before 5.15): they are then looked up by address, in [`COOKIES`].
 #[unsafe(no_mangle)]
 pub static COOKIES_BY_ADDRESS: Global<u32> = Global::new(0);
+
+/// 1 with `--follow`: children are targets from their first instruction on.
+#[unsafe(no_mangle)]
+pub static FOLLOW: Global<u32> = Global::new(0);
+
+/// Where the record of the tracepoint task:task_newtask has the child's number, and the flags of clone.
+#[unsafe(no_mangle)]
+pub static CHILD_OFFSET: Global<u64> = Global::new(0);
+/// As above.
+#[unsafe(no_mangle)]
+pub static FLAGS_OFFSET: Global<u64> = Global::new(0);
 
 /// How stacks are unwound: an `Unwinding`.
 #[unsafe(no_mangle)]
@@ -51,6 +62,10 @@ pub fn closing() -> bool {
 /// Processes being profiled, by tgid.
 #[map]
 pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(4096, 0);
+
+/// With `--follow`, by tgid: what each process holds.
+#[map]
+pub static KIN: HashMap<u32, Kin> = HashMap::with_max_entries(4096, 0);
 
 /// Cookies by address. Of one entry where the kernel hands out cookies itself.
 #[map]

@@ -11,7 +11,7 @@ use leakprobe_common::{Cookie, Counter, Pending, Thread};
 use crate::{
     block,
     ledger::count,
-    maps::{NEW_THREAD, TARGETS, THREADS},
+    maps::{FOLLOW, NEW_THREAD, TARGETS, THREADS},
     registers::{RETURN_ADDRESS_ON_STACK, Registers},
     stack::{self, WINDOW_BYTES},
 };
@@ -44,13 +44,13 @@ fn create(tgid: u32, tid: u32) -> Result<&'static mut Thread, Missing> {
     // SAFETY: the map is preallocated and entries are removed only when a target is dropped; a stale read
     // gives a wrong generation for one call at worst.
     let target = unsafe { TARGETS.get(tgid) }.ok_or(Missing::NotATarget)?;
-    let generation = target.generation;
+    let (generation, owner) = (target.generation, if FOLLOW.load() == 0 { tgid } else { target.owner });
     let new = NEW_THREAD.get(0).ok_or(Missing::MapFull)?;
     if THREADS.insert(tid, new, BPF_NOEXIST as u64).is_err() {
         return Err(Missing::MapFull);
     }
     let thread = find(tid).ok_or(Missing::MapFull)?;
-    thread.tgid = tgid;
+    thread.tgid = owner;
     thread.tid = tid;
     thread.generation = generation;
     Ok(thread)

@@ -44,7 +44,7 @@ fn choose_space(thread: &mut Thread) -> Option<()> {
     thread.walk.serial = serial(index);
     // A space that is used is not written.
     let is_whole = used(target.number) == index;
-    let is_for_this = is_whole && space.generation == thread.generation;
+    let is_for_this = is_whole && space.generation == target.image;
     thread.walk.space = if is_for_this { index } else { NO_SPACE };
     thread.walk.stale = (index != NO_SPACE && space.epoch != epoch(target.number)) as u32;
     Some(())

@@ -212,6 +212,8 @@ pub struct Options {
     pub allocator_objects: Vec<PathBuf>,
     /// Whether ranges of the address space are profiled too.
     pub mmap: bool,
+    /// Whether children are profiled too.
+    pub follow: bool,
     /// Of meaning where the subject is [`Subject::Kernel`].
     pub kernel: KernelOptions,
     /// Form of the reports.
@@ -340,6 +342,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
         allocator_prefixes: cli.advanced.allocator_prefix,
         allocator_objects: cli.advanced.allocator_object,
         mmap: cli.what.mmap,
+        follow: cli.what.follow,
         kernel,
         format: cli.output.format,
         output: cli.output.output,
@@ -374,6 +377,11 @@ fn kernel_options(cli: &Cli) -> Result<KernelOptions, clap::Error> {
     }
     if cli.what.kernel && cli.what.mmap {
         let what = "--mmap is about the address space of a process; with --kernel, --pages records pages";
+        return Err(wrong(ErrorKind::ArgumentConflict, what));
+    }
+    if cli.what.kernel && cli.what.follow {
+        let what = "--follow takes in what processes fork and start; --kernel records for all processes at once: leave \
+                    --follow out";
         return Err(wrong(ErrorKind::ArgumentConflict, what));
     }
     Ok(KernelOptions {

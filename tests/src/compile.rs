@@ -31,6 +31,8 @@ const RECIPES: &[Recipe] = &[
     plain("jump", "jump.c"),
     plain("cancel", "cancel.c"),
     plain("life", "life.c"),
+    Recipe { flags: &[&["-pthread"]], ..plain("follow", "follow.c") },
+    Recipe { flags: &[&["-pthread", "-static"]], ..plain("follow_static", "follow.c") },
     plain("dlopen", "dlopen.c"),
     Recipe { flags: &[&["-shared", "-fPIC"]], ..plain("plugin.so", "plugin.c") },
     plain("churn", "churn.c"),

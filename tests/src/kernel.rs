@@ -1,5 +1,6 @@
 //! What the kernel still holds of leakprobe.
 
+use std::ffi::CString;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// When the kernel does not list its programs.
 pub fn programs() -> Vec<String> {
     // At most 15 bytes of a name are kept.
-    const OURS: [&str; 17] = [
+    const OURS: [&str; 18] = [
         "allocate_enter",
         "allocate_return",
         "allocate_looped",
@@ -25,6 +26,7 @@ pub fn programs() -> Vec<String> {
         "free_enter",
         "process_exec",
         "process_fork",
+        "process_born",
         "thread_exit",
         "kmalloc",
         "cache_alloc",
@@ -40,6 +42,31 @@ pub fn programs() -> Vec<String> {
         .filter_map(|program| program.name_as_str().map(str::to_owned))
         .filter(|name| OURS.contains(&name.as_str()))
         .collect()
+}
+
+/// leakprobe's events on functions of programs, each once, by name.
+///
+/// # Panics
+///
+/// When the kernel's list of them cannot be read.
+pub fn events() -> Vec<String> {
+    // Many machines have no tracefs mounted.
+    let folder = crate::compile::scratch().join(format!("tracing.{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("failed to make a folder");
+    let path = CString::new(folder.to_str().expect("a plain path")).expect("no NUL");
+    let kind = c"tracefs".as_ptr();
+    // SAFETY: the strings are NUL-terminated; there is no data.
+    let mounted = unsafe { libc::mount(kind, path.as_ptr(), kind, 0, std::ptr::null()) };
+    assert_eq!(mounted, 0, "failed to mount tracefs: {}", std::io::Error::last_os_error());
+    let text = fs::read_to_string(folder.join("uprobe_events"));
+    // SAFETY: as above.
+    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    let _ = fs::remove_dir(&folder);
+    let text = text.expect("failed to read uprobe_events");
+    let names = text.lines().filter_map(|line| Some(line.split_once(':')?.1.split(' ').next()?.to_owned()));
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("leakprobe_")).collect();
+    names.dedup();
+    names
 }
 
 /// The running kernel's version and patch level, for what can't be found out by trying.

@@ -87,6 +87,14 @@ pub struct Process {
     #[serde(default)]
     pub container: Option<String>,
     #[serde(default)]
+    pub forked_from: Option<u32>,
+    #[serde(default)]
+    pub inherited_blocks: u64,
+    #[serde(default)]
+    pub inherited_bytes: u64,
+    #[serde(default)]
+    pub inherited_freed: u64,
+    #[serde(default)]
     pub live_bytes: u64,
     #[serde(default)]
     pub live_blocks: u64,

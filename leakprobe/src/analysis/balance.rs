@@ -110,6 +110,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
             kept(Counter::Freed),
             kept(Counter::FreeNull),
             kept(Counter::FreeNested),
+            kept(Counter::FreeInherited),
             kept(Counter::FreeUnknown),
             lost(Counter::FreeProbeUnknown),
         ],
@@ -164,6 +165,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
                 get(Counter::Mismatched).saturating_sub(get(Counter::PassedOn)),
                 false,
             ),
+            lost(Counter::ChildLost),
             lost(Counter::EventLost),
         ],
         recursion_misses: own

@@ -153,6 +153,14 @@ pub(super) struct What {
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 
+    /// Profile children too: what is forked, and the programs that it executes, from their first instruction on
+    ///
+    /// A child has a copy of its parent's blocks, which stay its parent's in the report; its own are listed for itself. It
+    /// goes on until all have exited, children of the first ones included. Without it, children are left alone, and pay
+    /// nothing.
+    #[arg(long, global = true)]
+    pub follow: bool,
+
     /// Profile mmap, mremap, munmap and brk too
     #[arg(long, global = true)]
     pub mmap: bool,
@@ -260,7 +268,7 @@ pub(super) struct Limits {
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_STACKS, value_parser = clap::value_parser!(u32).range(1..=MAX_ENTRIES))]
     pub max_stacks: u32,
 
-    /// Room for this many processes at a time, with --cgroup and --comm
+    /// Room for this many processes at a time, with --cgroup, --comm and --follow
     ///
     /// Those beyond it are left out, and the report says so.
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, default_value_t = DEFAULT_MAX_PROCESSES, value_parser = clap::value_parser!(u32).range(1..=MAX_PROCESSES))]

@@ -60,6 +60,7 @@ fn the_kernel_goes_with_nothing_else() {
         ("--kernel demo", "--kernel does not go with demo"),
         ("doctor --kernel", "--kernel does not go with doctor"),
         ("--kernel --mmap", "--pages records pages"),
+        ("--kernel --follow", "leave --follow out"),
         ("--pid 1 --cache x", "--cache says what is recorded of the kernel's memory: it needs --kernel"),
         ("--pid 1 --sample 8", "--sample says"),
         ("--no-stacks demo", "--no-stacks says"),
@@ -90,6 +91,7 @@ fn defaults() {
         allocator_prefixes: Vec::new(),
         allocator_objects: Vec::new(),
         mmap: false,
+        follow: false,
         kernel: WHOLE_KERNEL,
         format: Format::Text,
         output: None,
@@ -124,6 +126,7 @@ fn every_option() {
         allocator_prefixes: Vec::new(),
         allocator_objects: Vec::new(),
         mmap: true,
+        follow: true,
         kernel: WHOLE_KERNEL,
         format: Format::Json,
         output: Some("leaks.json".into()),
@@ -136,7 +139,7 @@ fn every_option() {
         stack_copies_one_in: 1,
     };
     let line = "--interval 100ms --duration 1h30m --older 0 --top 5 --min-size 64k --max-size 10mb --max-blocks 7 \
-                --max-stacks 8 --max-processes 11 --unwind dwarf --max-unwind-rows 9 --mmap --format json -o leaks.json -v \
+                --max-stacks 8 --max-processes 11 --unwind dwarf --max-unwind-rows 9 --mmap --follow --format json -o leaks.json -v \
                 --allow-return-probes-under-seccomp \
                 --placement floor";
     // Options are taken on either side of the word.
@@ -373,6 +376,8 @@ What to profile:
       --comm <NAME>    Name of the processes to profile, new ones as they come;
                        several times, or with commas
   -k, --kernel         Profile the kernel's own memory: slab caches and kmalloc
+      --follow         Profile children too: what is forked, and the programs
+                       that it executes, from their first instruction on
       --mmap           Profile mmap, mremap, munmap and brk too
   [COMMAND]...         Program to start (after --) and profile from its first
                        allocation on, with its arguments
@@ -411,7 +416,7 @@ Limits:
                              2097152]
       --max-stacks <N>       Room for this many distinct stacks [default: 16384]
       --max-processes <N>    Room for this many processes at a time, with
-                             --cgroup and --comm [default: 256]
+                             --cgroup, --comm and --follow [default: 256]
       --max-unwind-rows <N>  Room for this many rows of unwind tables, 4 bytes
                              each [default: 4194304]
 
@@ -478,6 +483,11 @@ What to profile:
           Profile the kernel's own
           memory: slab caches and
           kmalloc
+      --follow
+          Profile children too: what is
+          forked, and the programs that
+          it executes, from their first
+          instruction on
       --mmap
           Profile mmap, mremap, munmap
           and brk too
@@ -552,8 +562,9 @@ Limits:
           stacks [default: 16384]
       --max-processes <N>
           Room for this many processes
-          at a time, with --cgroup and
-          --comm [default: 256]
+          at a time, with --cgroup,
+          --comm and --follow [default:
+          256]
       --max-unwind-rows <N>
           Room for this many rows of
           unwind tables, 4 bytes each
@@ -652,6 +663,15 @@ What to profile:
           Reports each cache, traced and by /proc/slabinfo, then the
           longest-lived survivors with the kernel's stacks. It watches the whole
           machine: on a busy one, --sample makes it cheaper.
+
+      --follow
+          Profile children too: what is forked, and the programs that it
+          executes, from their first instruction on
+
+          A child has a copy of its parent's blocks, which stay its parent's in
+          the report; its own are listed for itself. It goes on until all have
+          exited, children of the first ones included. Without it, children are
+          left alone, and pay nothing.
 
       --mmap
           Profile mmap, mremap, munmap and brk too
@@ -766,7 +786,8 @@ Limits:
           [default: 16384]
 
       --max-processes <N>
-          Room for this many processes at a time, with --cgroup and --comm
+          Room for this many processes at a time, with --cgroup, --comm and
+          --follow
 
           Those beyond it are left out, and the report says so.
 

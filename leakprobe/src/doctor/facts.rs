@@ -101,6 +101,7 @@ impl Facts {
 fn settings() -> Settings {
     let preallocate = !features::maps_on_demand();
     Settings {
+        follow: false,
         min_size: 0,
         max_size: u64::MAX,
         max_blocks: preallocate::max_blocks(preallocate),

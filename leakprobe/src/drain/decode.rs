@@ -101,6 +101,15 @@ pub enum Message {
         /// Process.
         tgid: u32,
     },
+    /// With `--follow`: the process has made another one, which is a target already.
+    Born {
+        /// Process.
+        tgid: u32,
+        /// The other one.
+        child: u32,
+        /// When, `CLOCK_MONOTONIC` nanoseconds.
+        at_ns: u64,
+    },
     /// A process has replaced its program.
     Exec {
         /// Process.
@@ -138,6 +147,9 @@ pub fn message(record: &[u8]) -> Option<Message> {
             Some(Message::NewStack { tgid: head.tgid, stack: head.a })
         }
         kind if kind == EventKind::Fork as u32 => Some(Message::Fork { tgid: head.tgid }),
+        kind if kind == EventKind::Born as u32 => {
+            Some(Message::Born { tgid: head.tgid, child: head.a as u32, at_ns: head.at_ns })
+        }
         kind if kind == EventKind::Exec as u32 => Some(Message::Exec {
             tgid: head.tgid,
             at_ns: head.at_ns,

@@ -4,6 +4,7 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
+    sync::Arc,
     thread,
 };
 
@@ -12,13 +13,17 @@ use aya::programs::{
     UProbe,
     uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
 };
-use leakprobe_common::{Call, Cookie};
+use leakprobe_common::{Call, Cookie, ProbeKey};
 
 use super::{
     features::Mechanism,
+    inherited::{Arranged, Event, Threads},
     load::{self, Loaded, UprobePrograms},
 };
-use crate::sys::bpf::{self, LinkKind, Point};
+use crate::sys::{
+    bpf::{self, LinkKind, Point},
+    clock,
+};
 
 /// A probe, planned to the byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,18 +47,128 @@ impl PlannedProbe {
 /// Probes in place in one object of one process. Dropping it takes them out.
 pub struct Attachment {
     links: Vec<Link>,
+    /// When it was in place, `CLOCK_MONOTONIC` nanoseconds: children that were made later have it.
+    since_ns: u64,
 }
 
 enum Link {
-    Multi { _fd: OwnedFd },
-    Perf { _link: UProbeLink },
+    Multi {
+        _fd: OwnedFd,
+    },
+    Perf {
+        _link: UProbeLink,
+    },
+    /// The first one goes first.
+    Inherited {
+        threads: Threads,
+        event: Arc<Event>,
+    },
 }
 
-/// Puts probes into the object `file`, as mapped by process `pid`.
+/// The same probes for a child, which has inherited them: they stay in as long as one of both has them. Those that are not
+/// inherited are left out.
+pub fn share(attachments: &[Attachment]) -> Vec<Attachment> {
+    attachments.iter().filter_map(Attachment::share).collect()
+}
+
+impl Attachment {
+    fn share(&self) -> Option<Self> {
+        let share = |link: &Link| match link {
+            Link::Multi { .. } | Link::Perf { .. } => None,
+            Link::Inherited { threads, event } => {
+                Some(Link::Inherited { threads: Arc::clone(threads), event: Arc::clone(event) })
+            }
+        };
+        let links = self.links.iter().map(share).collect::<Option<_>>()?;
+        Some(Self { links, since_ns: self.since_ns })
+    }
+
+    /// When it was in place, `CLOCK_MONOTONIC` nanoseconds.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
+    }
+
+    /// Puts the probes into a process that may have been made before they were in place in the one that made it.
+    ///
+    /// # Errors
+    /// Names the process and the cause.
+    pub fn extend(&mut self, pid: u32) -> Result<()> {
+        let mut more = Vec::new();
+        let mut extended: Vec<&Arc<Event>> = Vec::new();
+        for link in &self.links {
+            if let Link::Inherited { event, .. } = link
+                && !extended.iter().any(|other| Arc::ptr_eq(other, event))
+            {
+                extended.push(event);
+                more.push(Link::Inherited { threads: event.extend(pid)?, event: Arc::clone(event) });
+            }
+        }
+        self.links.extend(more);
+        self.since_ns = 0;
+        Ok(())
+    }
+}
+
+/// The order in which probes go in.
 ///
-/// Not atomic, so in an order in which nothing looks like a leak that is none: first the functions that
+/// Not at once, so in an order in which nothing looks like a leak that is none: first the functions that
 /// free, then the returns, of either kind, then the entries, reallocating functions before allocating ones. A block is
 /// recorded only once its free will be seen.
+struct Order {
+    frees: Vec<PlannedProbe>,
+    returning: Vec<PlannedProbe>,
+    leaves: Vec<PlannedProbe>,
+    allocations: Vec<PlannedProbe>,
+}
+
+impl Order {
+    fn of(probes: &[PlannedProbe]) -> Self {
+        let (frees, others): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
+            probes.iter().partition(|probe| probe.is(Call::Free) || probe.is(Call::CodeChange));
+        let (leaves, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
+            others.iter().partition(|probe| probe.is(Call::Leave));
+        allocations.sort_by_key(|probe| !probe.is(Call::Reallocate));
+        let returning =
+            allocations.iter().filter(|probe| !probe.cookie.ends_at_instructions()).copied().collect();
+        Self { frees, returning, leaves, allocations }
+    }
+
+    fn roles(&self) -> [(Role, &[PlannedProbe]); 4] {
+        [
+            (Role::Free, &self.frees[..]),
+            (Role::Return, &self.returning[..]),
+            (Role::Leave, &self.leaves[..]),
+            (Role::Enter, &self.allocations[..]),
+        ]
+    }
+}
+
+/// With `--follow`: arranges an object's probes in events, and says what the map of cookies must hold before these are
+/// put in.
+pub fn arrange(loaded: &mut Loaded, probes: &[PlannedProbe]) -> (Vec<Arranged>, Vec<(ProbeKey, Cookie)>) {
+    let Some(definitions) = &mut loaded.inherited else { return (Vec::new(), Vec::new()) };
+    let arranged = definitions.arrange(&Order::of(probes).roles());
+    let cookies = definitions.cookies(&arranged);
+    (arranged, cookies)
+}
+
+/// With `--follow`: puts events into the object `file`, as mapped by process `pid`, in a way that its children inherit.
+///
+/// # Errors
+/// Names the process and the cause. Nothing is left attached.
+pub fn attach_inherited(
+    loaded: &Loaded,
+    file: BorrowedFd<'_>,
+    pid: u32,
+    arranged: &[Arranged],
+) -> Result<Attachment> {
+    let definitions = loaded.inherited.as_ref().context("there are no programs for events")?;
+    let events = definitions.attach(file, pid, arranged)?;
+    let links = events.into_iter().map(|(event, threads)| Link::Inherited { threads, event }).collect();
+    Ok(Attachment { links, since_ns: clock::monotonic_ns() })
+}
+
+/// Puts probes into the object `file`, as mapped by process `pid`, in the order of [`Order`].
 ///
 /// # Errors
 /// Names the process and the cause. Nothing is left attached.
@@ -64,21 +179,8 @@ pub fn attach(
     pid: u32,
     probes: &[PlannedProbe],
 ) -> Result<Attachment> {
-    let (frees, others): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
-        probes.iter().partition(|probe| probe.is(Call::Free) || probe.is(Call::CodeChange));
-    let (leaves, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
-        others.iter().partition(|probe| probe.is(Call::Leave));
-    allocations.sort_by_key(|probe| !probe.is(Call::Reallocate));
-    let returning: Vec<PlannedProbe> =
-        allocations.iter().filter(|probe| !probe.cookie.ends_at_instructions()).copied().collect();
-    let order = [
-        (Role::Free, &frees),
-        (Role::Return, &returning),
-        (Role::Leave, &leaves),
-        (Role::Enter, &allocations),
-    ];
-    let mut attachment = Attachment { links: Vec::new() };
-    for (role, probes) in order {
+    let mut attachment = Attachment { links: Vec::new(), since_ns: 0 };
+    for (role, probes) in Order::of(probes).roles() {
         if probes.is_empty() {
             continue;
         }
@@ -118,7 +220,7 @@ pub fn sweep(
 }
 
 /// The kernel thread that makes the others.
-const KTHREADD: u32 = 2;
+pub const KTHREADD: u32 = 2;
 
 /// Closes links, which takes the kernel a while each, behind the caller's back.
 pub fn close_later(links: Vec<OwnedFd>) {
@@ -152,16 +254,22 @@ fn attach_one_by_one(
         .collect()
 }
 
+/// Which of the programs a probe runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub enum Role {
+    /// At the entry of what frees, and of what tells of changes of the code.
     Free,
+    /// At the return of what allocates.
     Return,
+    /// At the return instructions of what allocates and may throw.
     Leave,
+    /// At its entry.
     Enter,
 }
 
 impl Role {
-    fn of<T>(self, programs: &UprobePrograms<T>) -> &T {
+    /// Its program.
+    pub fn of<T>(self, programs: &UprobePrograms<T>) -> &T {
         match self {
             Self::Free => &programs.free_enter,
             Self::Return => &programs.allocate_return,

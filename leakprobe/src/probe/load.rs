@@ -14,9 +14,18 @@ use self::object::Relocated;
 use super::{
     cookies,
     features::{self, Mechanism},
+    inherited::Definitions,
     tables,
 };
-use crate::sys::{bpf::program::UPROBE_MULTI, limits::LockedMemory};
+use crate::{
+    sys::{
+        bpf::{self, program::UPROBE_MULTI},
+        limits::LockedMemory,
+        perf,
+        tracepoint::TraceFs,
+    },
+    target::kernel::format::Format,
+};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -30,12 +39,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.aarch64.bpf.o");
 
+/// The tracepoint of new processes and threads.
+const NEW_TASK: &str = "task_newtask";
+
 /// The programs that follow the life of processes, and the raw tracepoint of each.
 const LIFECYCLE: [(&str, &str); 3] = [
     ("process_exec", "sched_process_exec"),
-    ("process_fork", "task_newtask"),
+    ("process_fork", NEW_TASK),
     ("thread_exit", "sched_process_exit"),
 ];
+
+/// With `--follow`, in the place of `process_fork`: makes each child a target. On a classic tracepoint, whose record has the
+/// child's number.
+const BORN: &str = "process_born";
 
 /// The program at the end of each system call of the mmap family.
 const RANGE_EXIT: &str = "range_exit";
@@ -55,8 +71,11 @@ fn range_programs() -> [(&'static str, &'static str); 4] {
 
 /// Bytes of the ring buffer of copied stacks: 27 of them, which come when a program opens a library.
 const FEW_COPIES: u32 = 1 << 20;
-/// The same where a share of all stacks is copied.
+/// The same where a share of all stacks is copied, and where programs begin that are not described yet: with `--follow`.
 const MANY_COPIES: u32 = 1 << 24;
+
+/// Processes that the programs have room for: `TARGETS`.
+const MAX_TARGETS: u32 = 4096;
 
 /// What the user may set before loading.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +100,8 @@ pub struct Settings {
     pub targets: u32,
     /// Whether the mmap family is followed.
     pub ranges: bool,
+    /// Whether children are.
+    pub follow: bool,
     /// Whether BPF programs write diagnostics.
     pub diagnostics: bool,
     /// Empty programs in place of the real ones: what the traps alone cost.
@@ -113,12 +134,21 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The uprobe programs loaded for multi-uprobe links; `None` where aya's own are used.
     pub multi: Option<UprobePrograms<OwnedFd>>,
+    /// With `--follow`: what defines events that are inherited.
+    pub inherited: Option<Definitions>,
+    _born: Option<BornLink>,
     /// How probes are attached.
     pub mechanism: Mechanism,
     /// Whether the kernel calls each step of a walk.
     looped: bool,
     /// On the mmap family; `None` where that is not followed.
     pub ranges: Option<RangePrograms>,
+}
+
+/// The program on the tracepoint of new tasks. Dropping it takes it off.
+struct BornLink {
+    _link: Option<OwnedFd>,
+    _event: OwnedFd,
 }
 
 /// The programs on the tracepoints of the mmap family.
@@ -139,7 +169,7 @@ impl Loaded {
     pub fn uprobe_programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
         let names = program_names(floor, self.looped);
         let names = names.all();
-        match &self.multi {
+        match self.multi.as_ref().or_else(|| Some(self.inherited.as_ref()?.programs())) {
             Some(fds) => {
                 let UprobePrograms { allocate_enter, allocate_return, allocate_leave, free_enter } = fds;
                 let fds = [allocate_enter, allocate_return, allocate_leave, free_enter];
@@ -181,9 +211,9 @@ pub fn program_names(floor: bool, looped: bool) -> UprobePrograms<&'static str> 
 /// What the kernel or its verifier said.
 pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     let _limit = LockedMemory::unlimited();
-    let globals = Globals::new(settings, mechanism);
+    let globals = Globals::new(settings, mechanism)?;
     let mut ebpf = create(settings, &globals)?;
-    for (name, tracepoint) in LIFECYCLE {
+    for (name, tracepoint) in LIFECYCLE.into_iter().filter(|(_, at)| !(settings.follow && *at == NEW_TASK)) {
         load_one::<RawTracePoint>(&mut ebpf, &globals, name, RawTracePoint::load)?;
         program::<RawTracePoint>(&mut ebpf, name)?
             .attach(tracepoint)
@@ -193,7 +223,22 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     let names = program_names(settings.floor, looped);
     let relocated = || Relocated::new(OBJECT, &ebpf, &globals.bytes());
     let ranges = settings.ranges.then(|| load_ranges(&relocated()?)).transpose()?;
+    let with_cookies = mechanism != Mechanism::PerfEventByAddress;
+    let inherited = settings.follow.then(|| {
+        let object = relocated()?;
+        let programs = UprobePrograms {
+            allocate_enter: object.load(names.allocate_enter, 0)?,
+            allocate_return: object.load(names.allocate_return, 0)?,
+            allocate_leave: object.load(names.allocate_leave, 0)?,
+            free_enter: object.load(names.free_enter, 0)?,
+        };
+        Definitions::new(programs, with_cookies)
+    });
+    let inherited = inherited.transpose()?;
+    let born =
+        settings.follow.then(|| attach_born(&relocated()?.load(BORN, 0)?, with_cookies)).transpose()?;
     let multi = match mechanism {
+        _ if settings.follow => None,
         Mechanism::Multi => {
             let object = relocated()?;
             Some(UprobePrograms {
@@ -212,7 +257,18 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, multi, mechanism, looped, ranges })
+    Ok(Loaded { ebpf, multi, inherited, _born: born, mechanism, looped, ranges })
+}
+
+/// Attaches the program that makes each child a target.
+fn attach_born(program: &OwnedFd, by_link: bool) -> Result<BornLink> {
+    let context = || format!("failed to attach {BORN} to the tracepoint task:{NEW_TASK}");
+    let event = perf::open_tracepoint(TraceFs::open()?.id("task", NEW_TASK)?).with_context(context)?;
+    let link = match by_link {
+        true => bpf::link_perf_event(program.as_fd(), event.as_fd(), 0).map(Some),
+        false => perf::set_program(event.as_fd(), program.as_fd()).map(|()| None),
+    };
+    Ok(BornLink { _link: link.with_context(context)?, _event: event })
 }
 
 /// Loads the programs of the mmap family.
@@ -234,12 +290,22 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .override_global("MAX_SIZE", &globals.max_size, true)
         .override_global("COOKIES_BY_ADDRESS", &globals.cookies_by_address, true)
         .override_global("AYA_LOG_LEVEL", &globals.log_level, true)
-        .map_max_entries("COOKIES", if globals.cookies_by_address != 0 { cookies::ROOM } else { 1 })
+        .override_global("FOLLOW", &globals.follow, true)
+        .override_global("CHILD_OFFSET", &globals.child_offset, true)
+        .override_global("FLAGS_OFFSET", &globals.flags_offset, true)
+        .map_max_entries(
+            "COOKIES",
+            if globals.cookies_by_address != 0 || settings.follow { cookies::ROOM } else { 1 },
+        )
+        .map_max_entries("KIN", if settings.follow { MAX_TARGETS } else { 1 })
         .map_max_entries("BLOCKS", settings.max_blocks)
         .map_max_entries("STACKS", settings.max_stacks)
         .override_global("UNWINDING", &globals.unwinding, true)
         .override_global("COPIED_ONE_IN", &globals.copied_one_in, true)
-        .map_max_entries("COPIES", if globals.copied_one_in != 0 { MANY_COPIES } else { FEW_COPIES })
+        .map_max_entries(
+            "COPIES",
+            if globals.copied_one_in != 0 || settings.follow { MANY_COPIES } else { FEW_COPIES },
+        )
         .map_max_entries("SPACES", if with_tables { settings.targets * 2 + 1 } else { 1 })
         .map_max_entries("SPACE_OF", settings.targets)
         .map_max_entries("EPOCHS", settings.targets)
@@ -297,13 +363,13 @@ pub struct Trial {
 /// When the maps could not be made.
 pub fn try_all(settings: &Settings, mechanism: Mechanism) -> Result<Vec<Trial>> {
     let _limit = LockedMemory::unlimited();
-    let globals = Globals::new(settings, mechanism);
+    let globals = Globals::new(settings, mechanism)?;
     let ebpf = create(settings, &globals)?;
     let object = Relocated::new(OBJECT, &ebpf, &globals.bytes())?;
     let names = program_names(settings.floor, features::has_loop());
     let uprobes = if mechanism == Mechanism::Multi { UPROBE_MULTI } else { 0 };
     let all = names.all().map(|name| (name, uprobes));
-    let all = all.into_iter().chain(LIFECYCLE.map(|(name, _)| (name, 0)));
+    let all = all.into_iter().chain(LIFECYCLE.map(|(name, _)| (name, 0))).chain([(BORN, 0)]);
     let ranges = range_programs().map(|(_, name)| name).into_iter().chain([RANGE_EXIT]);
     let all = all.chain(ranges.map(|name| (name, 0)));
     Ok(all
@@ -330,11 +396,18 @@ struct Globals {
     unwinding: u32,
     copied_one_in: u32,
     log_level: u8,
+    follow: u32,
+    child_offset: u64,
+    flags_offset: u64,
 }
 
 impl Globals {
-    fn new(settings: &Settings, mechanism: Mechanism) -> Self {
-        Self {
+    fn new(settings: &Settings, mechanism: Mechanism) -> Result<Self> {
+        let (child_offset, flags_offset) = if settings.follow { new_task_offsets()? } else { (0, 0) };
+        Ok(Self {
+            follow: settings.follow.into(),
+            child_offset,
+            flags_offset,
             min_size: settings.min_size,
             max_size: settings.max_size,
             cookies_by_address: (mechanism == Mechanism::PerfEventByAddress).into(),
@@ -342,11 +415,14 @@ impl Globals {
             copied_one_in: settings.copied_one_in,
             // 0 switches aya-log off before the verifier sees it: the programs then contain no trace of it.
             log_level: if settings.diagnostics { aya_log::Level::Debug as u8 } else { 0 },
-        }
+        })
     }
 
-    fn bytes(&self) -> [(&'static str, Vec<u8>); 6] {
+    fn bytes(&self) -> [(&'static str, Vec<u8>); 9] {
         [
+            ("FOLLOW", self.follow.to_ne_bytes().to_vec()),
+            ("CHILD_OFFSET", self.child_offset.to_ne_bytes().to_vec()),
+            ("FLAGS_OFFSET", self.flags_offset.to_ne_bytes().to_vec()),
             ("MIN_SIZE", self.min_size.to_ne_bytes().to_vec()),
             ("MAX_SIZE", self.max_size.to_ne_bytes().to_vec()),
             ("COOKIES_BY_ADDRESS", self.cookies_by_address.to_ne_bytes().to_vec()),
@@ -355,6 +431,17 @@ impl Globals {
             ("AYA_LOG_LEVEL", vec![self.log_level]),
         ]
     }
+}
+
+/// Where the record of a new task has the child's number, and the flags of clone.
+fn new_task_offsets() -> Result<(u64, u64)> {
+    let format = Format::parse(&TraceFs::open()?.format("task", NEW_TASK)?);
+    let offset = |name: &str| {
+        format
+            .offset(name)
+            .with_context(|| format!("the tracepoint task:{NEW_TASK} of this kernel has no field {name}"))
+    };
+    Ok((offset("pid")?, offset("clone_flags")?))
 }
 
 /// The data behind a map of any kind that the object has.

@@ -8,7 +8,8 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{
-    Block, BlockKey, COUNTERS, Cookie, Counter, Mismatch, MismatchKey, ProbeKey, Site, Stack, Target, Thread,
+    Block, BlockKey, COUNTERS, Cookie, Counter, Kin, Mismatch, MismatchKey, ProbeKey, Site, Stack, Target,
+    Thread,
 };
 
 use super::load::map_data;
@@ -16,7 +17,7 @@ use crate::{
     drain::{
         batch::Elements,
         decode,
-        snapshot::{Counters, Dropped, Pending, Snapshot},
+        snapshot::{self, Counters, Dropped, Pending, Snapshot},
     },
     sys::bpf,
 };
@@ -24,6 +25,9 @@ use crate::{
 /// The maps of a loaded object.
 pub struct Maps {
     targets: BpfHashMap<MapData, u32, Target>,
+    /// Of processes of a tree (`--follow`).
+    kin: BpfHashMap<MapData, u32, Kin>,
+    follows: bool,
     cookies: BpfHashMap<MapData, ProbeKey, u64>,
     stacks: BpfHashMap<MapData, u64, Stack>,
     ledger: PerCpuArray<MapData, u64>,
@@ -51,11 +55,13 @@ struct Capacity {
 
 impl Maps {
     /// Takes the maps out of a loaded object, and the ring buffers with them.
-    pub fn take(ebpf: &mut Ebpf, max_blocks: u32, max_stacks: u32) -> Result<(Self, Rings)> {
+    pub fn take(ebpf: &mut Ebpf, max_blocks: u32, max_stacks: u32, follows: bool) -> Result<(Self, Rings)> {
         let mut map =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
         let maps = Self {
             targets: BpfHashMap::try_from(map("TARGETS")?)?,
+            kin: BpfHashMap::try_from(map("KIN")?)?,
+            follows,
             cookies: BpfHashMap::try_from(map("COOKIES")?)?,
             stacks: BpfHashMap::try_from(map("STACKS")?)?,
             ledger: PerCpuArray::try_from(map("LEDGER")?)?,
@@ -78,13 +84,44 @@ impl Maps {
 
     /// Makes a process a target. `number` is its place among the targets, `generation` the number of its program image.
     pub fn add_target(&mut self, tgid: u32, number: u32, generation: u32) -> Result<()> {
-        self.targets
-            .insert(tgid, Target { number, generation, ..Target::default() }, 0)
-            .with_context(|| format!("failed to register process {tgid} with the BPF programs"))
+        let context = || format!("failed to register process {tgid} with the BPF programs");
+        if self.follows {
+            self.kin.insert(tgid, Kin::default(), 0).with_context(context)?;
+        }
+        let (image, born, owner, book) = (generation, generation, tgid, tgid);
+        let target = Target { number, generation, image, born, owner, book, ..Target::default() };
+        self.targets.insert(tgid, target, 0).with_context(context)
     }
 
-    /// Makes a process that has ended no target any more.
-    pub fn remove_target(&mut self, tgid: u32) -> Result<()> {
+    /// What the programs know of a process; `None` when it is no target.
+    pub fn target(&self, tgid: u32) -> Result<Option<Target>> {
+        match self.targets.get(&tgid, 0) {
+            Ok(target) => Ok(Some(target)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("failed to read the target {tgid}")),
+        }
+    }
+
+    /// Says something else of a process to the programs.
+    pub fn set_target(&mut self, tgid: u32, target: Target) -> Result<()> {
+        self.targets.insert(tgid, target, 0).with_context(|| format!("failed to write the target {tgid}"))
+    }
+
+    /// What a process of a tree holds, and what it had from its parent.
+    pub fn kin(&self, tgid: u32) -> Kin {
+        self.kin.get(&tgid, 0).unwrap_or_default()
+    }
+
+    /// Makes a process that has ended no target any more, unless its number is another one's by now, whose first image has
+    /// another number than `born`.
+    pub fn remove_target(&mut self, tgid: u32, born: u32) -> Result<()> {
+        if self.target(tgid)?.is_none_or(|target| target.born != born) {
+            return Ok(());
+        }
+        if self.follows {
+            // It need not be there.
+            let _ = self.kin.remove(&tgid);
+        }
         match self.targets.remove(&tgid) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => {
@@ -110,12 +147,8 @@ impl Maps {
 
     /// Tells the programs where a target's page of return-probe trampolines is.
     pub fn set_trampoline(&mut self, tgid: u32, trampoline: u64) -> Result<()> {
-        let target = match self.targets.get(&tgid, 0) {
-            Ok(target) => target,
-            // It has ended meanwhile.
-            Err(MapError::KeyNotFound) => return Ok(()),
-            Err(error) => return Err(error).with_context(|| format!("failed to read the target {tgid}")),
-        };
+        // It may have ended meanwhile.
+        let Some(target) = self.target(tgid)? else { return Ok(()) };
         if target.trampoline != trampoline {
             self.targets.insert(tgid, Target { trampoline, ..target }, 0)?;
         }
@@ -223,6 +256,23 @@ impl Maps {
             }
         }
         Ok(deleted)
+    }
+
+    /// Deletes stacks of a process that has ended, with their sites, and adds these up in `sum`.
+    pub fn remove_stacks(&mut self, ids: &[u64], sum: &mut Site) -> Result<()> {
+        let sites = map_data(&self.sites).ok_or_else(|| anyhow!("SITES is no hash map"))?.fd().as_fd();
+        for id in ids {
+            let mut bytes = vec![0; decode::SITE_BYTES];
+            if bpf::lookup(sites, &id.to_ne_bytes(), &mut bytes)?
+                && let Some(site) = decode::site(&mut bytes.into())
+            {
+                snapshot::unite(sum, &site);
+                bpf::delete(sites, &id.to_ne_bytes())?;
+            }
+            // It need not be there.
+            let _ = self.stacks.remove(id);
+        }
+        Ok(())
     }
 
     fn each_block(&self, mut each: impl FnMut(BlockKey, &Block)) -> Result<()> {

@@ -4,6 +4,7 @@ pub mod assign;
 pub mod attach;
 pub mod cookies;
 pub mod features;
+pub mod inherited;
 pub mod kernel;
 pub mod load;
 pub mod maps;

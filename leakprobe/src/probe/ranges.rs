@@ -27,7 +27,7 @@ pub fn attach(loaded: &Loaded) -> Result<Vec<RangeLink>> {
             let event = perf::open_tracepoint(id)
                 .with_context(|| format!("failed to open the tracepoint syscalls:{name}"))?;
             let link = match by_link {
-                true => bpf::link_perf_event(program.as_fd(), event.as_fd()).map(Some),
+                true => bpf::link_perf_event(program.as_fd(), event.as_fd(), 0).map(Some),
                 false => perf::set_program(event.as_fd(), program.as_fd()).map(|()| None),
             };
             let link = link.with_context(|| format!("failed to attach to the tracepoint syscalls:{name}"))?;

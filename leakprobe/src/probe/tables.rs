@@ -221,12 +221,12 @@ impl Tables {
         self.epochs.get(&target, 0).context("failed to read the epoch of a process's code")
     }
 
-    /// Begins with another process in a target's place: nothing has been unmapped yet.
+    /// Begins with another process in a target's place, in an epoch of its code: 0 where nothing has been unmapped yet.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn begin_anew(&mut self, target: u32) -> Result<()> {
-        self.epochs.set(target, 0, 0).context("failed to reset the epoch of a process's code")
+    pub fn begin_anew(&mut self, target: u32, epoch: u32) -> Result<()> {
+        self.epochs.set(target, epoch, 0).context("failed to reset the epoch of a process's code")
     }
 
     /// Describes a target's code, as it was in an epoch. Nothing is written where it is what it was.

@@ -176,6 +176,7 @@ fn words(name: &str) -> Option<Words> {
         "freed" => plain("freed"),
         "free_null" => plain("free(NULL)"),
         "free_nested" => plain("inside a realloc"),
+        "free_inherited" => plain("of a copy of the parent's"),
         "free_unknown" => plain("of blocks not recorded"),
         "free_probe_unknown" => loss(
             "lost (probe not known yet)",
@@ -227,6 +228,12 @@ fn words(name: &str) -> Option<Words> {
         "stack_guessed" => plain("recorded with a stack that follows frame pointers, a guess"),
         "return_without_entry" => plain("returns of calls whose entry was not seen"),
         "leave_unpaired" => plain("passes of return instructions by other calls than those that end there"),
+        "child_lost" => loss(
+            "children not followed (no room)",
+            "child",
+            "not followed: more were made at once than there is room for",
+            "what they did is not in this report",
+        ),
         "event_lost" => loss(
             "events dropped (ring buffer full)",
             "event",

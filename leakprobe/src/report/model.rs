@@ -139,6 +139,11 @@ pub enum ProcessState {
     Exited(Option<String>),
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// One profiled process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Process {
@@ -155,6 +160,18 @@ pub struct Process {
     /// Its number in its own PID namespace, where that is not the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_pid: Option<u32>,
+    /// The process that has forked it, whose blocks it had a copy of; only with `--follow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<u32>,
+    /// Blocks of its parent's that were outstanding at the fork; 0 after an exec.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub inherited_blocks: u64,
+    /// Their bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub inherited_bytes: u64,
+    /// Blocks from before the fork that it has given back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub inherited_freed: u64,
     /// The container that it lives in, as its control group names it. Untrusted, not yet escaped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,

@@ -34,6 +34,9 @@ const STARTS: [&str; 9] = [
     "__clone3",
 ];
 
+/// The ID that stands for all stacks that were deleted with their process.
+const GONE: u64 = u64::MAX;
+
 /// Whether a report is the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occasion {
@@ -48,6 +51,7 @@ impl Session {
     ///
     /// The last one comes after [`Session::stop`]: it reads one moment, and its ledger must balance.
     pub(super) fn report(&mut self, occasion: Occasion) -> Result<Reader> {
+        self.forget_ended_children()?;
         let counting = match occasion {
             Occasion::Interval => Counting::Runs,
             Occasion::End => Counting::Stands,
@@ -66,6 +70,9 @@ impl Session {
             Counting::Stands => Snapshot::of_standing(now, older_ns),
         };
         let mut snapshot = self.maps.fill(begun)?;
+        if let Some(gone) = self.children.gone() {
+            snapshot.sites.insert(GONE, gone);
+        }
         snapshot.settle(&self.dropped);
         if let Some(ranges) = &self.ranges {
             ranges.add_to(&mut snapshot);
@@ -126,6 +133,7 @@ impl Session {
 
     /// The processes, those that hold the most survivors first.
     fn processes(&mut self, analysis: &Analysis) -> Vec<ProcessRow> {
+        (0..self.watched.len()).for_each(|index| self.read_kin(index));
         let mut rows: Vec<ProcessRow> = self
             .watched
             .iter_mut()
@@ -151,7 +159,7 @@ impl Session {
 
     /// Whether something is still there to be profiled.
     fn goes_on(&self) -> bool {
-        self.waits_for_more() || self.watched.iter().any(|watched| !watched.has_ended())
+        self.waits_for_more() || !self.all_ended()
     }
 
     fn rows(&mut self, analysis: &Analysis) -> Vec<SiteRow> {

@@ -1,10 +1,6 @@
 //! The loop: reports by the clock, events as they come, until something ends the session.
 
-use std::{
-    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
-    process::ExitStatus,
-    time::Duration,
-};
+use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
@@ -15,7 +11,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::{Begun, Session, assemble::Occasion, output::Reader};
+use super::{
+    Begun, Session,
+    assemble::Occasion,
+    children::{Over, tell_when_over},
+    output::Reader,
+};
 use crate::{
     cli::Subject,
     drain::decode,
@@ -61,6 +62,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     let mut events = ready::readable(events)?;
     let mut copies = ready::readable(copies)?;
     let (exited, mut exits) = mpsc::unbounded_channel();
+    session.children.over = Some(exited.clone());
     for index in 0..session.watched.len() {
         await_end(&session, index, &exited)?;
     }
@@ -87,15 +89,19 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             _ = interrupt.recv() => break End::Asked,
             _ = terminate.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGTERM); break End::Asked }
             _ = hangup.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGHUP); break End::Asked }
-            Some(index) = exits.recv() => {
-                let how = how_it_ended(&mut session, index, started.as_mut());
-                session.end(index, how)?;
-                if session.watched.iter().all(|watched| watched.has_ended()) && !session.waits_for_more() {
+            Some(over) = exits.recv() => {
+                if session.options.follow {
+                    // What it has made before its end has its probes, and goes on.
+                    take_events(&mut session, events.get_mut())?;
+                }
+                take_end(&mut session, over, started.as_mut())?;
+                if session.all_ended() && !session.waits_for_more() {
                     break End::AllExited;
                 }
             }
             () = &mut over => break End::DurationOver,
             _ = reports.tick() => {
+                session.take_in_children()?;
                 session.look_at_all()?;
                 if session.report(Occasion::Interval)? == Reader::Gone {
                     break End::ReaderGone;
@@ -103,6 +109,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             }
             _ = samples.tick() => {
                 session.sample();
+                session.take_in_children()?;
                 for index in session.admit()? {
                     await_end(&session, index, &exited)?;
                 }
@@ -138,6 +145,10 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     if let Some(logger) = logger {
         logger.abort();
     }
+    if session.options.follow {
+        take_events(&mut session, events.get_mut())?;
+        session.take_in_children()?;
+    }
     // One that has ended by now has, even where Ctrl-C was seen first.
     for index in 0..session.watched.len() {
         let watched = &session.watched[index];
@@ -156,6 +167,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             session.handle(message)?;
         }
     }
+    session.take_in_children()?;
     match end {
         End::ReaderGone => {}
         End::AllExited | End::Asked | End::DurationOver => {
@@ -172,6 +184,28 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     match started.as_mut() {
         Some(started) => Ok(exit_code(started.wait().context("failed to wait for the program")?)),
         None => Ok(0),
+    }
+}
+
+/// Takes in what the programs have told by now.
+fn take_events(session: &mut Session, ring: &mut RingBuf<MapData>) -> Result<()> {
+    for _ in 0..EVENTS_AT_ONCE {
+        let Some(record) = ring.next() else { break };
+        let message = decode::message(&record);
+        drop(record);
+        message.map_or(Ok(()), |message| session.handle(message))?;
+    }
+    Ok(())
+}
+
+/// Notes a process's end.
+fn take_end(session: &mut Session, over: Over, started: Option<&mut Started>) -> Result<()> {
+    match over {
+        Over::Place(index) => {
+            let how = how_it_ended(session, index, started);
+            session.end(index, how)
+        }
+        Over::Child { pid, born } => session.child_is_over(pid, born),
     }
 }
 
@@ -192,21 +226,11 @@ fn take_copies(session: &mut Session, ring: &mut RingBuf<MapData>) -> Result<()>
 }
 
 /// Has a process's end told.
-fn await_end(session: &Session, index: usize, exited: &mpsc::UnboundedSender<usize>) -> Result<()> {
+fn await_end(session: &Session, index: usize, exited: &mpsc::UnboundedSender<Over>) -> Result<()> {
     let process = session.watched[index].process();
     let pidfd = process.pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
-    tokio::spawn(tell_when_over(pidfd, index, exited.clone()));
+    tokio::spawn(tell_when_over(pidfd, Over::Place(index), exited.clone()));
     Ok(())
-}
-
-/// Waits for a process's end.
-async fn tell_when_over(pidfd: OwnedFd, index: usize, exited: mpsc::UnboundedSender<usize>) {
-    if let Ok(pidfd) = ready::readable(pidfd)
-        && pidfd.readable().await.is_ok()
-    {
-        // The receiver is gone only when the session is.
-        let _ = exited.send(index);
-    }
 }
 
 /// How a process ended, where that can be known: only its parent is told.

@@ -3,6 +3,7 @@
 mod anew;
 mod assemble;
 mod budget;
+mod children;
 mod copies;
 mod doubts;
 mod follow;
@@ -19,13 +20,14 @@ mod variants;
 mod versions;
 mod watched;
 
-use std::{collections::HashMap, os::fd::BorrowedFd, time::Instant};
+use std::{collections::HashMap, os::fd::BorrowedFd, thread::JoinHandle, time::Instant};
 
 use anyhow::Result;
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
 
 use self::{
-    anew::Anew, copies::Copies, members::Members, output::Output, unwinding::ObjectTables, watched::Watched,
+    anew::Anew, children::Children, copies::Copies, members::Members, output::Output,
+    unwinding::ObjectTables, watched::Watched,
 };
 pub use self::{
     kernel::{examine as examine_kernel, run_kernel},
@@ -73,6 +75,7 @@ pub struct Session {
     /// By place, which is the number of a target for the BPF programs.
     watched: Vec<Watched>,
     members: Members,
+    children: Children,
     /// Processes that may be profiled at a time.
     room: usize,
     /// The latest number of a program image, where places are taken over.
@@ -93,6 +96,8 @@ pub struct Session {
     analyst: Analyst,
     ranges: Option<Ranges>,
     range_links: Vec<crate::probe::ranges::RangeLink>,
+    /// Probes of processes that have ended, being taken out.
+    detaching: Vec<JoinHandle<()>>,
     own: OwnCounts,
     /// By stack: what was deleted because its program is gone. BPF counts it as outstanding for ever.
     dropped: HashMap<u64, Dropped>,
@@ -133,13 +138,15 @@ impl Session {
             copied_one_in: if copies.is_some() { options.stack_copies_one_in } else { 0 },
             row_chunks: options.max_unwind_rows.div_ceil(CHUNK_ROWS as u32),
             targets: match &options.subject {
-                Subject::Processes(selection) if selection.is_open() => {
+                Subject::Processes(selection) if selection.is_open() || options.follow => {
                     options.max_processes.max(selection.pids.len() as u32)
                 }
                 Subject::Processes(selection) => selection.pids.len() as u32,
+                Subject::Command(_) | Subject::Demo if options.follow => options.max_processes,
                 Subject::Command(_) | Subject::Demo | Subject::Kernel => 1,
             },
             ranges: options.mmap,
+            follow: options.follow,
             diagnostics: options.verbose,
             floor: options.placement == Placement::Floor,
         };
@@ -157,7 +164,8 @@ impl Session {
             );
         }
         let tables = Tables::take(&mut loaded.ebpf, settings.row_chunks, options.unwind == Unwind::Auto)?;
-        let (maps, rings) = Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks)?;
+        let (maps, rings) =
+            Maps::take(&mut loaded.ebpf, settings.max_blocks, settings.max_stacks, settings.follow)?;
         let ranges = options.mmap.then(|| Ranges::new(page_bytes()));
         let now = clock::monotonic_ns();
         let unwind = options.unwind;
@@ -169,6 +177,7 @@ impl Session {
             rings: Some(rings),
             watched: Vec::new(),
             members,
+            children: Children::default(),
             room: settings.targets as usize,
             latest_generation: 0,
             cookies: by_address.then(Cookies::default),
@@ -184,6 +193,7 @@ impl Session {
             analyst: Analyst::new(now),
             ranges,
             range_links: Vec::new(),
+            detaching: Vec::new(),
             own: OwnCounts::default(),
             dropped: HashMap::new(),
             output,
@@ -217,6 +227,10 @@ impl Session {
     fn handle(&mut self, message: Message) -> Result<()> {
         match message {
             Message::NewStack { tgid, stack } => {
+                if self.children.has(tgid) || self.children.has_lost(tgid) {
+                    self.children.notice(tgid, stack);
+                    return Ok(());
+                }
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 if let Some(kept) = self.maps.stack(stack) {
                     self.watched[index].notice(stack, &kept);
@@ -224,6 +238,9 @@ impl Session {
                 }
             }
             Message::CodeChange { tgid, epoch } => {
+                if self.children.has(tgid) {
+                    return self.take_in(tgid);
+                }
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 if self.watched[index].code_changed(epoch) {
                     self.look(index)?;
@@ -235,20 +252,20 @@ impl Session {
                     self.watched[index].fork();
                 }
             }
+            Message::Born { tgid, child, at_ns } => self.born(tgid, child, at_ns)?,
             Message::Exec { tgid, generation, .. } => {
+                if self.children.has(tgid) {
+                    return self.take_in(tgid);
+                }
                 let Some(index) = self.index_of(tgid) else { return Ok(()) };
                 // The BPF programs know a process by its number: once it has ended, another one may have that.
                 if self.watched[index].process().number_is_anothers() {
                     return Ok(());
                 }
+                self.keep_image(tgid, generation)?;
                 self.watched[index].exec(generation);
                 self.watched[index].refresh();
-                for (stack, dropped) in
-                    self.maps.forget(|key, block| key.tgid == tgid && block.generation < generation)?
-                {
-                    self.own.exec_dropped += dropped.blocks;
-                    self.dropped.entry(stack).or_default().add(dropped);
-                }
+                self.forget_replaced(tgid, generation)?;
                 if let Some(ranges) = &mut self.ranges {
                     ranges.forget(tgid);
                 }
@@ -263,6 +280,17 @@ impl Session {
         Ok(())
     }
 
+    /// Deletes the records of the programs that a process has replaced.
+    fn forget_replaced(&mut self, tgid: u32, generation: u32) -> Result<()> {
+        for (stack, dropped) in
+            self.maps.forget(|key, block| key.tgid == tgid && block.generation < generation)?
+        {
+            self.own.exec_dropped += dropped.blocks;
+            self.dropped.entry(stack).or_default().add(dropped);
+        }
+        Ok(())
+    }
+
     /// Whether copies of stacks are still taken in.
     fn takes_copies(&self) -> bool {
         self.copies.is_some() || self.anew.has_room(self.options.max_stacks)
@@ -273,7 +301,9 @@ impl Session {
         if let Some(copies) = &mut self.copies {
             copies.write(record)?;
         }
-        if copy.undescribed
+        if copy.undescribed && self.options.follow && self.is_to_come(copy.tgid) {
+            self.children.keep(copy);
+        } else if copy.undescribed
             && let Some(index) = self.index_of(copy.tgid)
         {
             // It may be described by now, and not as it is any more after the next change.
@@ -327,7 +357,12 @@ impl Session {
         self.stopped_ns = Some(clock::monotonic_ns());
         self.own.recursion_misses = self.recursion_misses();
         self.range_links.clear();
+        self.children.let_go();
         attach::detach(self.watched.iter_mut().flat_map(Watched::take_attachments).collect());
+        for detaching in self.detaching.drain(..) {
+            // What it panicked of is not this session's.
+            let _ = detaching.join();
+        }
         Ok(())
     }
 

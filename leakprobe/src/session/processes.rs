@@ -1,11 +1,12 @@
 //! The processes of a session: taken in, looked at, and their places taken over by others when they have ended.
 
-use std::{collections::HashSet, thread, time::Instant};
+use std::{collections::HashMap, thread, time::Instant};
 
 use anyhow::{Result, bail};
+use leakprobe_common::{Block, BlockKey};
 
 use super::{
-    Session,
+    Session, children,
     watched::{self, Watched},
 };
 use crate::{
@@ -39,10 +40,15 @@ impl Session {
             self.note("execute_only", text.to_owned());
         }
         let pid = process.pid();
-        let (index, generation) = self.place(pid)?;
+        let index = self.place_of(pid)?;
+        let generation = self.latest_generation;
+        self.unwinding.begin_anew(index as u32, 0)?;
         self.maps.add_target(pid, index as u32, generation)?;
         let discovery = Discovery::new(self.families, self.options.allocator_objects.clone());
-        let watched = Watched::new(process, discovery, self.options.record_operator_new, generation)?;
+        let mut watched = Watched::new(process, discovery, self.options.record_operator_new, generation)?;
+        if self.options.follow {
+            watched.guard()?;
+        }
         match self.watched.get_mut(index) {
             Some(place) => *place = watched,
             None => self.watched.push(watched),
@@ -50,14 +56,16 @@ impl Session {
         Ok(index)
     }
 
-    /// A place for a process, and a number for its first program image that no other one of that place or number had. The
-    /// place of one that has ended is taken over where there is no other, or where it had the same number.
-    fn place(&mut self, pid: u32) -> Result<(usize, u32)> {
+    /// A place for a process; its first program image has the latest number then, which no other one of that place or number
+    /// had, unless it is a child, which has a number already. The place of one that has ended is taken over where there
+    /// is no other, or where it had the same number.
+    pub(super) fn place_of(&mut self, pid: u32) -> Result<usize> {
+        self.latest_generation += 1;
         let is_free = |watched: &Watched| watched.has_ended();
         let index = match self.index_of(pid) {
             Some(index) if !is_free(&self.watched[index]) => bail!("process {pid} is profiled already"),
             Some(index) => index,
-            None if self.watched.len() < self.room => return Ok((self.watched.len(), 0)),
+            None if self.watched.len() < self.room => return Ok(self.watched.len()),
             None => match self.watched.iter().position(is_free) {
                 Some(index) => index,
                 None => bail!(
@@ -67,22 +75,28 @@ impl Session {
             },
         };
         let old = self.watched[index].pid();
-        self.forget(&HashSet::from([old]))?;
+        self.forget(&HashMap::from([(old, self.watched[index].born())]))?;
+        self.leave_place(index)?;
         if let Some(ranges) = &mut self.ranges {
             ranges.forget(old);
         }
-        if let Some(cookies) = &mut self.cookies {
+        if let Some(cookies) = &mut self.cookies
+            && !self.options.follow
+        {
             cookies.forget(old);
         }
-        self.unwinding.begin_anew(index as u32)?;
-        let latest = self.watched.iter().map(Watched::generation).max().unwrap_or(0);
-        self.latest_generation = self.latest_generation.max(latest) + 1;
-        Ok((index, self.latest_generation))
+        let numbers = self.watched.iter().map(Watched::generation).filter(|number| number >> 31 == 0);
+        self.latest_generation = self.latest_generation.max(numbers.max().unwrap_or(0) + 1);
+        Ok(index)
     }
 
-    /// Deletes the records of processes that have ended.
-    fn forget(&mut self, pids: &HashSet<u32>) -> Result<()> {
-        for (stack, dropped) in self.maps.forget(|key, _| pids.contains(&key.tgid))? {
+    /// Deletes the records of processes that have ended, by number, with that of their first program image: there can be
+    /// another process of the number.
+    pub(super) fn forget(&mut self, ended: &HashMap<u32, u32>) -> Result<()> {
+        let is_gone = |key: &BlockKey, block: &Block| {
+            ended.get(&key.tgid).is_some_and(|&born| children::is_of(block.generation, born))
+        };
+        for (stack, dropped) in self.maps.forget(is_gone)? {
             self.own.ended_dropped += dropped.blocks;
             self.dropped.entry(stack).or_default().add(dropped);
         }
@@ -92,8 +106,8 @@ impl Session {
     /// Makes room where more than half of it is used, and others go on: what processes held that have ended is gone with
     /// them, and this report has shown it.
     pub(super) fn make_room(&mut self, records: u64) -> Result<()> {
-        let ended: HashSet<u32> =
-            self.watched.iter().filter(|watched| watched.has_ended()).map(Watched::pid).collect();
+        let ended = self.watched.iter().filter(|watched| watched.has_ended());
+        let ended: HashMap<u32, u32> = ended.map(|watched| (watched.pid(), watched.born())).collect();
         if records > self.maps.room_for_blocks() / 2 && !ended.is_empty() && ended.len() < self.watched.len()
         {
             self.forget(&ended)?;
@@ -153,16 +167,29 @@ impl Session {
                 // The rest when what else has happened was seen to. Copied stacks wait for it.
                 watched.want_look();
             }
+            if self.options.follow {
+                self.settle_child(index)?;
+            }
         }
         let watched = &mut self.watched[index];
-        let planned = watched.plan(&found, freedom);
+        let mut planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
             for object in &planned {
-                cookies.learn(watched.pid(), object.id, &object.probes);
+                cookies.learn(watched.book(), object.id, &object.probes);
             }
             // Anew at each look: what is ambiguous depends on where it is mapped.
             if let Some(space) = watched.space_now() {
-                self.maps.set_cookies(cookies.entries(watched.pid(), space))?;
+                self.maps.set_cookies(cookies.entries(watched.book(), space))?;
+            }
+        }
+        if self.options.follow {
+            for object in &mut planned {
+                let (arranged, cookies) = attach::arrange(&mut self.loaded, &object.probes);
+                // By address, they are told of above.
+                if self.cookies.is_none() {
+                    self.maps.set_cookies(cookies)?;
+                }
+                object.arranged = Some(arranged);
             }
         }
         for object in planned {
@@ -179,6 +206,15 @@ impl Session {
         let mut new = Vec::new();
         for pid in self.members.find()? {
             let known = self.index_of(pid);
+            if self.children.has(pid) {
+                // It is followed, and a member anyhow.
+                self.take_in(pid)?;
+                continue;
+            }
+            if self.options.follow && self.maps.target(pid)?.is_some() {
+                // It is one already: as a child whose making is not told of yet.
+                continue;
+            }
             if known.is_some_and(|index| !self.watched[index].has_ended()) || !self.members.may_come(pid) {
                 continue;
             }
@@ -234,15 +270,25 @@ impl Session {
 
     /// Notes the end of a process.
     pub(super) fn end(&mut self, index: usize, how: Option<String>) -> Result<()> {
+        self.read_kin(index);
         let watched = &mut self.watched[index];
         watched.end(how);
-        self.maps.remove_target(watched.pid())?;
+        self.maps.remove_target(watched.pid(), watched.born())?;
         // They do nothing any more, but cost the others that map the same objects. Taking them out takes its time.
         let attachments = watched.take_attachments();
         if self.room > 1 && !attachments.is_empty() {
-            thread::spawn(move || attach::detach(attachments));
+            self.detaching.retain(|detaching| !detaching.is_finished());
+            self.detaching.push(thread::spawn(move || attach::detach(attachments)));
         }
         Ok(())
+    }
+
+    /// With `--follow`: reads what a process had from its parent.
+    pub(super) fn read_kin(&mut self, index: usize) {
+        if self.options.follow && !self.watched[index].has_ended() {
+            let kin = self.maps.kin(self.watched[index].pid());
+            self.watched[index].set_kin(kin);
+        }
     }
 
     /// Notes what limits the report, once.
@@ -302,6 +348,11 @@ impl Session {
 
     pub(super) fn index_of(&self, tgid: u32) -> Option<usize> {
         self.watched.iter().position(|watched| watched.pid() == tgid)
+    }
+
+    /// Whether nobody is left of those that have been taken in, or are to be.
+    pub(super) fn all_ended(&self) -> bool {
+        self.watched.iter().all(Watched::has_ended) && self.children.are_none()
     }
 
     /// Whether the session goes on when all of its processes have ended.

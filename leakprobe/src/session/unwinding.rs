@@ -167,10 +167,10 @@ impl ObjectTables {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn begin_anew(&mut self, target: u32) -> Result<()> {
+    pub fn begin_anew(&mut self, target: u32, epoch: u32) -> Result<()> {
         self.budget.begin_anew(target);
         self.pending.remove(&target);
-        self.tables.begin_anew(target)
+        self.tables.begin_anew(target, epoch)
     }
 
     /// Tells the BPF programs of a process's code, before they meet it. `target` is its number, `space` what it has mapped

@@ -1,6 +1,9 @@
 //! One process of a session: what is known of it, and its probes.
 
+pub mod seed;
 mod told;
+
+pub use seed::{Guard, Seed};
 
 use std::{
     borrow::Cow,
@@ -11,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use leakprobe_common::{MAX_FRAMES, Stack};
+use leakprobe_common::{Kin, MAX_FRAMES, Stack};
 
 use super::{variants::Variants, versions::Versions};
 use crate::{
@@ -19,6 +22,7 @@ use crate::{
         assign::{self, Freedom},
         attach::{self, Attachment, PlannedProbe},
         features,
+        inherited::Arranged,
         load::{Loaded, UprobePrograms},
         plan::Arch,
     },
@@ -57,7 +61,17 @@ pub struct Watched {
     ended: Option<Option<String>>,
     generation: u32,
     /// The number of its first program.
-    first_generation: u32,
+    born: u32,
+    /// How many programs it has had.
+    programs: u32,
+    /// With `--follow`: the process that it was forked from.
+    parent: Option<u32>,
+    /// With `--follow`: what it holds, and what it had from its parent.
+    kin: Kin,
+    /// Whose cookies are its own, where they are looked up by address.
+    book: u32,
+    /// What a child has from it.
+    seed: Option<Arc<Seed>>,
     since: Instant,
     versions: Versions,
     variants: Variants,
@@ -68,6 +82,8 @@ pub struct Watched {
     look_wanted: bool,
     discovery: Discovery,
     attachments: Vec<Attachment>,
+    /// With `--follow`: what keeps them its own.
+    guard: Option<Guard>,
     /// What is probed in which object.
     placed: Vec<(Arc<Object>, Vec<PlannedProbe>)>,
     /// When it was last seen to fork, where its children still have its breakpoints.
@@ -92,6 +108,8 @@ pub struct PlannedObject {
     pub probes: Vec<PlannedProbe>,
     object: Arc<Object>,
     rows: Vec<ProbeRow>,
+    /// With `--follow`: in which events.
+    pub arranged: Option<Vec<Arranged>>,
 }
 
 impl Watched {
@@ -112,7 +130,12 @@ impl Watched {
             last: vitals,
             ended: None,
             generation,
-            first_generation: generation,
+            born: generation,
+            programs: 1,
+            parent: None,
+            kin: Kin::default(),
+            book: pid,
+            seed: None,
             since: Instant::now(),
             versions: Versions::default(),
             variants: Variants::default(),
@@ -122,6 +145,7 @@ impl Watched {
             look_wanted: false,
             discovery,
             attachments: Vec::new(),
+            guard: None,
             placed: Vec::new(),
             forked: None,
             swept: None,
@@ -188,12 +212,15 @@ impl Watched {
     pub fn end(&mut self, how: Option<String>) {
         self.look_wanted = false;
         self.ended = Some(how);
+        self.seed = None;
     }
 
     /// Notes that it runs another program now.
     pub fn exec(&mut self, generation: u32) {
         self.generation = generation;
+        self.programs += 1;
         self.looked = None;
+        self.seed = None;
     }
 
     /// Reads its mappings; `None` when it has ended.
@@ -215,6 +242,7 @@ impl Watched {
 
     /// Takes in its mappings, those of an epoch of its code, and returns the allocators that are new.
     pub fn take_in(&mut self, mapped: &AddressSpace, epoch: u32) -> Vec<FoundObject> {
+        self.seed = None;
         let trampoline = mapped.mappings.iter().find(|mapping| mapping.is_trampoline());
         self.trampoline = trampoline.map_or(0, |mapping| mapping.start);
         self.variant = self.variants.take_in(self.generation, epoch, mapped);
@@ -266,7 +294,10 @@ impl Watched {
 
     /// Notes that its code has changed. Whether it is to be looked at at once; else it is when that is due.
     pub fn code_changed(&mut self, epoch: u32) -> bool {
-        self.epoch = epoch;
+        // A child that changed its code before it was taken in has no epochs yet.
+        if epoch != u32::MAX {
+            self.epoch = epoch;
+        }
         self.want_look();
         self.look_wanted && self.looked.is_none_or(|at| at.elapsed() >= BETWEEN_CHANGES)
     }
@@ -309,7 +340,8 @@ impl Watched {
     pub fn plan(&self, found: &[FoundObject], freedom: Freedom) -> Vec<PlannedObject> {
         let plan = |found: &FoundObject| {
             let (probes, rows) = assign::assign(self.pid(), found, freedom, self.throwing);
-            PlannedObject { id: found.object.id, object: Arc::clone(&found.object), probes, rows }
+            let object = Arc::clone(&found.object);
+            PlannedObject { id: found.object.id, object, probes, rows, arranged: None }
         };
         found.iter().map(plan).collect()
     }
@@ -317,9 +349,14 @@ impl Watched {
     /// Puts its probes into an object.
     pub fn probe(&mut self, loaded: &mut Loaded, planned: PlannedObject, floor: bool) -> Result<()> {
         let pid = self.pid();
-        let PlannedObject { object, probes, rows, .. } = planned;
+        let PlannedObject { object, probes, rows, arranged, .. } = planned;
         let Ok(file) = &object.file else { return Ok(()) };
-        match attach::attach(loaded, floor, file.as_fd(), pid, &probes) {
+        self.seed = None;
+        let attached = match &arranged {
+            Some(arranged) => attach::attach_inherited(loaded, file.as_fd(), pid, arranged),
+            None => attach::attach(loaded, floor, file.as_fd(), pid, &probes),
+        };
+        match attached {
             Ok(attachment) => {
                 self.attachments.push(attachment);
                 self.probes.extend(rows);
@@ -381,8 +418,25 @@ impl Watched {
         Ok(())
     }
 
+    /// The number of its first program image: with its process number, its identity.
+    pub fn born(&self) -> u32 {
+        self.born
+    }
+
+    /// Whose cookies are its own, where they are looked up by address.
+    pub fn book(&self) -> u32 {
+        self.book
+    }
+
+    /// Takes note of what it holds and had from its parent.
+    pub fn set_kin(&mut self, kin: Kin) {
+        self.kin = kin;
+    }
+
     /// Takes the probes out of its keeping, to be detached.
     pub fn take_attachments(&mut self) -> Vec<Attachment> {
+        self.guard = None;
+        self.seed = None;
         std::mem::take(&mut self.attachments)
     }
 

@@ -203,7 +203,8 @@ pub fn link_uprobes(
 
 /// Links a program to a perf event (a tracepoint). Dropping the link detaches it; the event must live as
 /// long.
-pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// `cookie`: what the program reads by `bpf_get_attach_cookie`.
+pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u64) -> io::Result<OwnedFd> {
     let mut attributes = zeroed();
     // SAFETY: this variant of the zeroed union is the one that BPF_LINK_CREATE reads.
     unsafe {
@@ -211,6 +212,7 @@ pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Re
         create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
         create.__bindgen_anon_2.target_fd = event.as_raw_fd() as u32;
         create.attach_type = bpf_attach_type::BPF_PERF_EVENT as u32;
+        create.__bindgen_anon_3.perf_event.bpf_cookie = cookie;
     }
     command(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(owned)
 }

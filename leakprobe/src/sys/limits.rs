@@ -11,6 +11,11 @@ pub fn raise_open_files() {
     }
 }
 
+/// Open files that are allowed.
+pub fn open_files() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
 /// Another limit on locked memory, to which kernels before 5.11 charge maps and programs. Dropping it brings the
 /// old one back: a program that is started must not inherit it.
 #[derive(Debug)]

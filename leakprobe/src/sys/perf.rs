@@ -25,11 +25,48 @@ struct Attributes {
     config2: u64,
 }
 
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+/// Bits of [`Attributes::flags`].
+const DISABLED: u64 = 1;
+const INHERIT: u64 = 2;
+
 /// Opens a perf event for a tracepoint, for all processes. A program attached to it runs on every CPU,
 /// whichever one the event is opened for.
 pub fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
-    const PERF_TYPE_TRACEPOINT: u32 = 2;
-    open(Attributes { kind: PERF_TYPE_TRACEPOINT, config: id, ..Attributes::default() })
+    open(Attributes { kind: PERF_TYPE_TRACEPOINT, config: id, ..Attributes::default() }, -1)
+}
+
+/// Opens a perf event for an event on functions of a program, in the process of this thread. `inherits`: also in all
+/// processes that the thread makes from then on, and what those make.
+///
+/// It is not enabled: it counts nothing, which would cost at each hit and each switch of threads. The program of the event
+/// runs all the same, wherever there is such a perf event.
+pub fn open_in_thread(id: u64, tid: u32, inherits: bool) -> io::Result<OwnedFd> {
+    let flags = if inherits { DISABLED | INHERIT } else { DISABLED };
+    let tid = i32::try_from(tid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    open(Attributes { kind: PERF_TYPE_TRACEPOINT, config: id, flags, ..Attributes::default() }, tid)
+}
+
+/// Opens a perf event that counts nothing, in a thread and in those that it makes, but not in the processes that it makes.
+///
+/// Two threads whose events are all inherited from the same ones are *clones* to the kernel: when it switches from one to
+/// the other, it may exchange their events, instead of taking the ones out and putting the others in. What was for one
+/// process is then the other's, and gone when that one ends, while the kernel goes on asking for whom it was made. A
+/// process of which not all events were inherited is no clone.
+pub fn open_guard(tid: u32) -> io::Result<OwnedFd> {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const PERF_COUNT_SW_DUMMY: u64 = 9;
+    const INHERIT_THREAD: u64 = 1 << 35;
+    let thread = i32::try_from(tid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let guard = |flags| {
+        let config = PERF_COUNT_SW_DUMMY;
+        open(Attributes { kind: PERF_TYPE_SOFTWARE, config, flags, ..Attributes::default() }, thread)
+    };
+    match guard(DISABLED | INHERIT | INHERIT_THREAD) {
+        // Before 5.13 there is none that only threads inherit: those that come have none.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => guard(DISABLED),
+        opened => opened,
+    }
 }
 
 /// Opens a perf event for the entry of a function of the kernel's, or with `returns` for its return. `source` is the
@@ -37,7 +74,7 @@ pub fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
 pub fn open_kprobe(source: u32, function: &CStr, returns: bool) -> io::Result<OwnedFd> {
     // Bit 0 by /sys/bus/event_source/devices/kprobe/format/retprobe.
     let config = u64::from(returns);
-    open(Attributes { kind: source, config, config1: function.as_ptr() as u64, ..Attributes::default() })
+    open(Attributes { kind: source, config, config1: function.as_ptr() as u64, ..Attributes::default() }, -1)
 }
 
 /// The number of the kprobe event source; `None` where the kernel has no kprobes.
@@ -46,7 +83,8 @@ pub fn kprobe_source() -> Option<u32> {
     text.trim().parse().ok()
 }
 
-fn open(attributes: Attributes) -> io::Result<OwnedFd> {
+/// `thread`: -1 for all, on the first CPU.
+fn open(attributes: Attributes, thread: i32) -> io::Result<OwnedFd> {
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
     let attributes =
         Attributes { size: size_of::<Attributes>() as u32, sample_period: 1, wakeup_events: 1, ..attributes };
@@ -54,7 +92,15 @@ fn open(attributes: Attributes) -> io::Result<OwnedFd> {
         // SAFETY: the structure is as long as its `size` says, and outlives the call, as does the string that
         // `config1` may point to.
         unsafe {
-            libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+            let cpu = if thread < 0 { 0 } else { -1 };
+            libc::syscall(
+                libc::SYS_perf_event_open,
+                &raw const attributes,
+                thread,
+                cpu,
+                -1,
+                PERF_FLAG_FD_CLOEXEC,
+            )
         }
     })
 }

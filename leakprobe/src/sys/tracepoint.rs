@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
@@ -47,20 +47,44 @@ impl TraceFs {
         self.read(category, name, "format")
     }
 
-    fn read(&self, category: &str, name: &str, what: &str) -> Result<String> {
-        let path = std::ffi::CString::new(format!("events/{category}/{name}/{what}"))?;
-        let file = descriptor(|| {
-            // SAFETY: the path is NUL-terminated.
-            unsafe {
-                libc::openat(self.0.as_raw_fd(), path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC).into()
-            }
-        })
-        .with_context(|| format!("this kernel has no tracepoint {category}:{name}"))?;
+    /// All events on functions of programs that are defined, by anyone: a line for each function.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn uprobe_events(&self) -> io::Result<String> {
         let mut text = String::new();
-        File::from(file)
+        self.open_at("uprobe_events", libc::O_RDONLY)?.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Changes them: defines an event, puts a function to one, or takes one away, by a line as the kernel's
+    /// `Documentation/trace/uprobetracer.rst` has it.
+    ///
+    /// # Errors
+    /// What the kernel said: `EBUSY` for one that is used.
+    pub fn change_uprobe_events(&self, line: &str) -> io::Result<()> {
+        // Without `O_APPEND`, opening it takes all events away that nobody uses.
+        let mut file = self.open_at("uprobe_events", libc::O_WRONLY | libc::O_APPEND)?;
+        // The kernel takes a line as it is written: by one call.
+        file.write_all(format!("{line}\n").as_bytes())
+    }
+
+    fn read(&self, category: &str, name: &str, what: &str) -> Result<String> {
+        let mut text = String::new();
+        self.open_at(&format!("events/{category}/{name}/{what}"), libc::O_RDONLY)
+            .with_context(|| format!("this kernel has no tracepoint {category}:{name}"))?
             .read_to_string(&mut text)
             .with_context(|| format!("failed to read the {what} of {category}:{name}"))?;
         Ok(text)
+    }
+
+    fn open_at(&self, path: &str, flags: i32) -> io::Result<File> {
+        let path = std::ffi::CString::new(path)?;
+        let file = descriptor(|| {
+            // SAFETY: the path is NUL-terminated.
+            unsafe { libc::openat(self.0.as_raw_fd(), path.as_ptr(), flags | libc::O_CLOEXEC).into() }
+        })?;
+        Ok(File::from(file))
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Searched {
 }
 
 /// What is known of the allocators of one process so far.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Discovery {
     families: &'static [Family],
     /// File names or paths of the objects that are searched; empty: all.

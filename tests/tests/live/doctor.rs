@@ -16,7 +16,7 @@ use crate::last;
 const NOBODY: u32 = 65534;
 
 /// Every program of a session, in the order in which they are loaded.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
     "allocate_enter",
     "allocate_return",
     "allocate_leave",
@@ -24,6 +24,7 @@ const PROGRAMS: [&str; 12] = [
     "process_exec",
     "process_fork",
     "thread_exit",
+    "process_born",
     "munmap_enter",
     "mremap_enter",
     "brk_enter",

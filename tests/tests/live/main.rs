@@ -12,6 +12,7 @@ mod command;
 mod containers;
 mod demo;
 mod doctor;
+mod follow;
 mod groups;
 mod jumps;
 mod kernel;

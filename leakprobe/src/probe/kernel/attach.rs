@@ -64,7 +64,7 @@ impl KernelProbes {
 
     fn link(&mut self, program: BorrowedFd<'_>, event: OwnedFd) -> Result<()> {
         // Kernels before 5.15 have no such links; the event then owns the program.
-        match bpf::link_perf_event(program, event.as_fd()) {
+        match bpf::link_perf_event(program, event.as_fd(), 0) {
             Ok(link) => self.links.push(link),
             Err(_) => perf::set_program(event.as_fd(), program)?,
         }

@@ -49,6 +49,9 @@ pub(super) fn process(page: &mut Page, process: &Process) {
         first.push(format!("(pid {pid} in its own namespace)"));
     }
     page.flow(Tone::Strong, 2, " ", &first);
+    if let Some(parent) = process.forked_from {
+        page.flow(Tone::Plain, 4, " ", &forked(process, parent));
+    }
     if let Some(container) = container(process) {
         page.flow(Tone::Plain, 4, " ", &[format!("  container {container}")]);
     }
@@ -68,6 +71,18 @@ pub(super) fn process(page: &mut Page, process: &Process) {
             format!("open files {}", number(process.open_files)),
         ],
     );
+}
+
+/// Whose child it is, and what it had from it.
+fn forked(process: &Process, parent: u32) -> Vec<String> {
+    let mut words = vec![format!("  forked from process {parent}")];
+    if process.inherited_blocks > 0 {
+        words.push(format!("with copies of its {}", counted(process.inherited_blocks, "block")));
+        words.push(format!("({}),", size(process.inherited_bytes)));
+        words.push("which are not counted here;".to_owned());
+        words.push(format!("has given back {} from before", count(process.inherited_freed)));
+    }
+    words
 }
 
 /// `12 processes`.

@@ -37,6 +37,15 @@ pub(super) fn processes(page: &mut Page, report: &Report, verbose: bool) {
             page.flow(row.tone, 4, " ", &pieces(process, &row.cells));
         }
     }
+    let with_copies = all.iter().filter(|process| process.inherited_blocks > 0).count();
+    if with_copies > 0 {
+        let pieces = [
+            format!("  forked: {}", head::processes(with_copies as u64)),
+            "with copies of blocks of the one before,".to_owned(),
+            "which count for that one alone".to_owned(),
+        ];
+        page.flow(Tone::Plain, 4, " ", &pieces);
+    }
     if let Some(left_out @ 1..) = all.len().checked_sub(shown) {
         page.line(Tone::Plain, &format!("  ... {} more (--verbose)", head::processes(left_out as u64)));
     }

@@ -416,6 +416,8 @@ fn several_processes_verbose() {
        pid  name        outstanding     older  container
       1298  api-server     34.1 MiB  31.1 MiB
       1301  worker         34.1 MiB  31.1 MiB  docker 3f9a3f9a3f9a
+      forked: 1 process with copies of blocks of the one before,
+        which count for that one alone
 
     api-server (pid 1298), exited: signal 9
       /usr/local/bin/api-server --listen 0.0.0.0:8080 --motd 'it'\''s up' --workers…
@@ -424,6 +426,8 @@ fn several_processes_verbose() {
 
     worker (pid 1301), running (its 2nd program, by exec)
       (pid 7 in its own namespace)
+      forked from process 1298 with copies of its 812 blocks (76.1 KiB),
+        which are not counted here; has given back 12 from before
       container docker 3f9a3f9a3f9a
       worker
       VmSize 1.21 GiB (+64.0 MiB)  VmRSS 312 MiB (+58.1 MiB)

@@ -1,0 +1,395 @@
+//! With `--follow`: children, from the moment that they are made.
+//!
+//! A child is a target of the BPF programs before its first instruction, in its parent's place: its code is its parent's.
+//! It is taken in, with a place and tables of its own, when it runs another program, when it changes its code, and
+//! else half a second later or before a report. One that has ended by then never is: what it did is in the ledger, and
+//! what it held is dropped with it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail};
+use leakprobe_common::{Site, Target, forked_generation};
+use tokio::sync::mpsc;
+
+use super::{
+    Session, watched,
+    watched::{Guard, Seed, Watched, seed},
+};
+use crate::{
+    drain::decode::CopiedStack,
+    probe::attach::{self, Attachment},
+    sys::{clock, ready},
+    target::process::{Process, TargetError},
+};
+
+/// Copies of stacks that are kept until the process that they are of is known: more than their ring buffer has room for.
+const MAX_EARLY: usize = 512;
+
+/// Stacks of children that are remembered until they are taken in, or until the next report.
+const MAX_STACKS: usize = 65_536;
+
+/// Clock ticks of /proc a second (`USER_HZ`).
+const TICK_NS: u64 = 10_000_000;
+
+/// Which process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The one in this place.
+    Place(usize),
+    /// A child.
+    Child {
+        /// Its number.
+        pid: u32,
+        /// The number of its first program image.
+        born: u32,
+    },
+}
+
+/// The children that have no place.
+#[derive(Default)]
+pub struct Children {
+    pending: HashMap<u32, Pending>,
+    /// Those that have ended, with the number of their first image: their records are to be deleted.
+    ended: HashMap<u32, u32>,
+    /// The stacks of these.
+    ended_stacks: Vec<u64>,
+    /// What all sites that were deleted have allocated and freed.
+    gone: Option<Site>,
+    early: VecDeque<CopiedStack>,
+    /// Where the ends of processes are told.
+    pub over: Option<mpsc::UnboundedSender<Over>>,
+}
+
+/// A child that is not taken in yet.
+struct Pending {
+    process: Process,
+    parent: u32,
+    seed: Arc<Seed>,
+    probes: Vec<Attachment>,
+    guard: Guard,
+    born: u32,
+    stacks: Vec<u64>,
+}
+
+impl Children {
+    /// What the sites of children have allocated and freed that are not there any more.
+    pub fn gone(&self) -> Option<Site> {
+        self.gone
+    }
+
+    /// Whether none waits to be taken in.
+    pub fn are_none(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Keeps a copy of a stack, of a process that may become known.
+    pub fn keep(&mut self, copy: CopiedStack) {
+        if self.early.len() == MAX_EARLY {
+            self.early.pop_front();
+        }
+        self.early.push_back(copy);
+    }
+
+    /// Lets go of the probes of those that wait.
+    pub fn let_go(&mut self) {
+        self.pending.values_mut().for_each(|pending| pending.probes.clear());
+    }
+
+    /// Whether a process waits to be taken in.
+    pub fn has(&self, pid: u32) -> bool {
+        self.pending.contains_key(&pid)
+    }
+
+    /// Notes a stack of one that waits, or has ended.
+    pub fn notice(&mut self, pid: u32, stack: u64) {
+        let stacks = match self.pending.get_mut(&pid) {
+            Some(pending) => &mut pending.stacks,
+            None => &mut self.ended_stacks,
+        };
+        if stacks.len() < MAX_STACKS {
+            stacks.push(stack);
+        }
+    }
+
+    /// Whether a process has ended before it was taken in.
+    pub fn has_lost(&self, pid: u32) -> bool {
+        self.ended.contains_key(&pid)
+    }
+}
+
+/// Whether a record's program image is one of the process whose first one was `born`: each exec adds 1.
+pub fn is_of(generation: u32, born: u32) -> bool {
+    generation.wrapping_sub(born) < 1 << 16
+}
+
+impl Session {
+    /// A process of the session has made another one.
+    pub(super) fn born(&mut self, parent: u32, child: u32, at_ns: u64) -> Result<()> {
+        let born = forked_generation(at_ns);
+        // One of the same number has ended: its end comes later, by another way.
+        if let Some(old) = self.children.pending.remove(&child) {
+            self.drop_child(child, old.born, old.stacks)?;
+        }
+        if self.children.ended.contains_key(&child) {
+            self.forget_ended_children()?;
+        }
+        if let Some(index) = self.index_of(child) {
+            if !self.watched[index].has_ended() {
+                self.end(index, None)?;
+            }
+            self.forget(&HashMap::from([(child, self.watched[index].born())]))?;
+        }
+        let (seed, mut probes, is_guarded) = match (self.children.pending.get(&parent), self.index_of(parent))
+        {
+            (Some(pending), _) => {
+                let probes = attach::share(&pending.probes);
+                (Arc::clone(&pending.seed), probes, pending.guard.covers(at_ns))
+            }
+            (None, Some(index)) => {
+                let watched = &mut self.watched[index];
+                (watched.seed(), watched.share_probes(), watched.guards(at_ns))
+            }
+            (None, None) => return self.drop_child(child, born, Vec::new()),
+        };
+        let process = match Process::open(child) {
+            Ok(process) if began_at(&process, at_ns) => process,
+            Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
+                return self.drop_child(child, born, Vec::new());
+            }
+            Err(error) => {
+                self.note("left_out", format!("left out: {error}"));
+                return self.drop_child(child, born, Vec::new());
+            }
+        };
+        // First of all: from now on, what it makes leaves its events alone.
+        let guarded = Guard::new(child).and_then(|guard| {
+            // It was made while probes went into its parent, and may not have them all; or by one that was no more than
+            // made itself, whose own it may have by now, and that one its.
+            let since = if is_guarded { at_ns } else { 0 };
+            seed::extend(&mut probes, child, since).map(|()| guard)
+        });
+        let guard = match guarded {
+            Ok(guard) => guard,
+            Err(_) if process.has_ended().unwrap_or(true) => return self.drop_child(child, born, Vec::new()),
+            Err(error) => {
+                self.note("left_out", format!("left out: {error:#}"));
+                return self.drop_child(child, born, Vec::new());
+            }
+        };
+        if !is_guarded {
+            self.renew(parent);
+        }
+        self.await_child(&process, born)?;
+        let pending = Pending { process, parent, seed, probes, guard, born, stacks: Vec::new() };
+        self.children.pending.insert(child, pending);
+        Ok(())
+    }
+
+    /// Whether a process that has shown a stack is to be taken in: its making is told of by another ring buffer.
+    pub(super) fn is_to_come(&self, pid: u32) -> bool {
+        self.children.has(pid) || self.index_of(pid).is_none_or(|index| self.watched[index].has_ended())
+    }
+
+    /// Makes sure of a process's probes, which may be in one by now that it made too soon.
+    fn renew(&mut self, pid: u32) {
+        if let Some(pending) = self.children.pending.get_mut(&pid) {
+            // One that has ended needs none.
+            let _ = seed::extend(&mut pending.probes, pid, 0);
+        } else if let Some(index) = self.index_of(pid).filter(|&index| !self.watched[index].has_ended()) {
+            self.watched[index].renew_probes();
+        }
+    }
+
+    /// Has a child's end told.
+    fn await_child(&self, process: &Process, born: u32) -> Result<()> {
+        let Some(over) = &self.children.over else { return Ok(()) };
+        let pidfd = process.pidfd().try_clone_to_owned().context("failed to copy a pidfd")?;
+        tokio::spawn(tell_when_over(pidfd, Over::Child { pid: process.pid(), born }, over.clone()));
+        Ok(())
+    }
+
+    /// A child that has ended, or that cannot be followed, is no target any more.
+    fn drop_child(&mut self, pid: u32, born: u32, stacks: Vec<u64>) -> Result<()> {
+        self.children.ended_stacks.extend(stacks);
+        self.children.early.retain(|copy| copy.tgid != pid);
+        if let Some(ranges) = &mut self.ranges {
+            ranges.forget(pid);
+        }
+        self.children.ended.insert(pid, born);
+        self.maps.remove_target(pid, born)
+    }
+
+    /// Deletes what children held that ended before they were taken in.
+    pub(super) fn forget_ended_children(&mut self) -> Result<()> {
+        let ended = mem::take(&mut self.children.ended);
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.forget(&ended)?;
+        let stacks = mem::take(&mut self.children.ended_stacks);
+        for stack in &stacks {
+            self.dropped.remove(stack);
+        }
+        self.maps.remove_stacks(&stacks, self.children.gone.get_or_insert(Site::NOTHING))
+    }
+
+    /// Takes in every child that runs, as soon as that can be.
+    pub(super) fn take_in_children(&mut self) -> Result<()> {
+        let pids: Vec<u32> = self.children.pending.keys().copied().collect();
+        pids.into_iter().try_for_each(|pid| self.take_in(pid))
+    }
+
+    /// Takes in a child: its place, its tables, and the probes that it lacks.
+    pub(super) fn take_in(&mut self, pid: u32) -> Result<()> {
+        let Some(target) = self.maps.target(pid)? else {
+            if let Some(pending) = self.children.pending.remove(&pid) {
+                self.drop_child(pid, pending.born, pending.stacks)?;
+            }
+            return Ok(());
+        };
+        // One of vfork has nothing of its own before it calls exec, which tells.
+        if target.owner != pid {
+            return Ok(());
+        }
+        let Some(pending) = self.children.pending.remove(&pid) else { return Ok(()) };
+        let born = pending.born;
+        if target.born != born || pending.process.has_ended().unwrap_or(true) {
+            return self.drop_child(pid, born, pending.stacks);
+        }
+        match self.take_in_place(pending, &target) {
+            Ok(index) => {
+                self.forget_replaced(pid, target.generation)?;
+                self.look(index)?;
+                self.watched[index].begin();
+                self.take_early_copies(index)
+            }
+            Err(error) => {
+                if self.members.leave_out(pid) {
+                    self.note("left_out", format!("left out: {error:#}"));
+                }
+                self.drop_child(pid, born, Vec::new())
+            }
+        }
+    }
+
+    /// Takes in the copies of stacks that have come before their process was known.
+    fn take_early_copies(&mut self, index: usize) -> Result<()> {
+        let pid = self.watched[index].pid();
+        let early = mem::take(&mut self.children.early);
+        let (of_this, others): (VecDeque<_>, _) = early.into_iter().partition(|copy| copy.tgid == pid);
+        self.children.early = others;
+        for copy in of_this {
+            if self.anew.take(copy, index as u32, &self.unwinding, &mut self.maps)? {
+                self.watched[index].want_look();
+            }
+        }
+        self.take_kept(index);
+        Ok(())
+    }
+
+    /// Gives a child a place.
+    fn take_in_place(&mut self, pending: Pending, target: &Target) -> Result<usize> {
+        let Pending { process, parent, seed, probes, guard, born, stacks } = pending;
+        if let Some(refusal) = watched::seccomp_refusal(&process)?
+            && !self.options.allow_return_probes_under_seccomp
+        {
+            bail!(refusal);
+        }
+        let pid = process.pid();
+        let index = self.place_of(pid)?;
+        // As those of its stacks that were copied have it.
+        let epoch = self.unwinding.epoch(target.number)?;
+        self.unwinding.begin_anew(index as u32, epoch + (epoch & 1))?;
+        let generation = target.generation;
+        let is_forked = target.flags & Target::FORKED != 0;
+        let mut watched =
+            Watched::child(process, &seed, (probes, guard), parent, (born, generation), is_forked)?;
+        for stack in stacks {
+            watched.made_in(stack, epoch);
+        }
+        match self.watched.get_mut(index) {
+            Some(place) => *place = watched,
+            None => self.watched.push(watched),
+        }
+        self.learn_break(index);
+        Ok(index)
+    }
+
+    /// A child's code is described in its own place now: the programs find it there from now on.
+    pub(super) fn settle_child(&mut self, index: usize) -> Result<()> {
+        let watched = &self.watched[index];
+        let (pid, generation) = (watched.pid(), watched.generation());
+        let Some(target) = self.maps.target(pid)? else { return Ok(()) };
+        // After an exec that is not known of yet, it is described once more.
+        if target.born != watched.born() || target.generation != generation {
+            return Ok(());
+        }
+        let is_settled = target.number == index as u32
+            && target.image == generation
+            && target.flags & Target::PENDING == 0;
+        if is_settled {
+            return Ok(());
+        }
+        let flags = target.flags & !Target::PENDING;
+        self.maps.set_target(pid, Target { number: index as u32, image: generation, flags, ..target })
+    }
+
+    /// A process has replaced its program. What user space has written of it at that moment may have been the old image's.
+    pub(super) fn keep_image(&mut self, pid: u32, generation: u32) -> Result<()> {
+        match self.maps.target(pid)? {
+            Some(target) if self.options.follow && target.generation < generation => {
+                let flags = target.flags & !Target::FORKED;
+                let target = Target { generation, image: generation, owner: pid, flags, ..target };
+                self.maps.set_target(pid, target)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A place is taken over: children that have not been taken in since are described by it no more.
+    pub(super) fn leave_place(&mut self, index: usize) -> Result<()> {
+        for pid in self.children.pending.keys() {
+            if let Some(target) = self.maps.target(*pid)?
+                && target.number == index as u32
+                && target.image != Target::UNDESCRIBED
+            {
+                self.maps.set_target(*pid, Target { image: Target::UNDESCRIBED, ..target })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A child has ended.
+    pub(super) fn child_is_over(&mut self, pid: u32, born: u32) -> Result<()> {
+        if self.children.pending.get(&pid).is_some_and(|pending| pending.born == born)
+            && let Some(pending) = self.children.pending.remove(&pid)
+        {
+            return self.drop_child(pid, born, pending.stacks);
+        }
+        match self.index_of(pid).filter(|&index| self.watched[index].born() == born) {
+            Some(index) if !self.watched[index].has_ended() => self.end(index, None),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a process began when a child was made, as far as /proc tells: its number can be another one's by now.
+fn began_at(process: &Process, at_ns: u64) -> bool {
+    let ticks = (at_ns + clock::suspended_ns()) / TICK_NS;
+    process.start_time().abs_diff(ticks) <= 2
+}
+
+/// Waits for a process's end.
+pub async fn tell_when_over(pidfd: OwnedFd, which: Over, over: mpsc::UnboundedSender<Over>) {
+    if let Ok(pidfd) = ready::readable(pidfd)
+        && pidfd.readable().await.is_ok()
+    {
+        // The receiver is gone only when the session is.
+        let _ = over.send(which);
+    }
+}

@@ -1,0 +1,220 @@
+/* A tree of processes: each takes and gives back to order, and makes others.
+ *
+ * `leak N SIZE`: N blocks. `free N`: gives the oldest N blocks back, which a child has copies of from before its fork.
+ * `fork`, `thread`: makes a child, from the main thread or another one, which waits for commands too; children are
+ * numbered from 0. `at I COMMAND`: has child I do it. `end I`: child I ends. `kill I`: it is killed. `exec PROGRAM`:
+ * becomes another victim, or itself. `bomb N A F`: N children, one after the other, each of which takes A blocks at
+ * `bomb_leak`, gives F of its parent's back, and ends. `orphan N SIZE`: a child that leaks N blocks, and N more three
+ * seconds later, and ends. `spawn PROGRAM`: runs a program by vfork until it ends.
+ * With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
+ */
+#define _GNU_SOURCE
+#include "victim.h"
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+enum { MOST = 100000, CHILDREN = 16 };
+
+struct child {
+    pid_t pid;
+    int to, from;
+};
+
+static void *blocks[MOST];
+static long count, oldest, own;
+static struct child children[CHILDREN];
+static int made;
+
+OWN_FRAME static void leak(long number, size_t size)
+{
+    for (long i = 0; i < number; i++) {
+        MUST(count < MOST && (blocks[count++] = malloc(size)));
+        own++;
+    }
+}
+
+OWN_FRAME static void give_back(long number)
+{
+    for (long i = 0; i < number; i++) {
+        MUST(oldest < count);
+        free(blocks[oldest++]);
+    }
+}
+
+OWN_FRAME static void bomb_leak(long number)
+{
+    for (long i = 0; i < number; i++)
+        KEEP(malloc(10));
+}
+
+static void bomb(long number, long takes, long gives)
+{
+    int status;
+    for (long i = 0; i < number; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            bomb_leak(takes);
+            give_back(gives);
+            _exit(0);
+        }
+        MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    }
+}
+
+/* Its child outlives it. */
+static void orphan(long number, size_t size)
+{
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child > 0) {
+        victim_say("truth note child=%d\n", (int)child);
+        return;
+    }
+    leak(number, size);
+    sleep(3);
+    leak(number, size);
+    _exit(0);
+}
+
+static void spawn(const char *program)
+{
+    int status;
+    pid_t child = vfork();
+    if (child == 0) {
+        execl(program, program, "60", "20", NULL);
+        _exit(127);
+    }
+    MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+}
+
+/* In the child it returns as in the parent. */
+static void make(void)
+{
+    int to[2], from[2];
+    MUST(made < CHILDREN && pipe2(to, O_CLOEXEC) == 0 && pipe2(from, O_CLOEXEC) == 0);
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0) {
+        MUST(dup2(to[0], 0) == 0 && dup2(from[1], 1) == 1);
+        close(to[1]);
+        /* A pipe ends when nobody has its other end. */
+        for (int i = 0; i < made; i++)
+            MUST(children[i].pid == 0 || (close(children[i].to) == 0 && close(children[i].from) == 0));
+        made = 0;
+        own = 0;
+        return;
+    }
+    close(to[0]);
+    close(from[1]);
+    children[made++] = (struct child){child, to[1], from[0]};
+    victim_say("truth note child=%d\n", (int)child);
+}
+
+static void serve(void);
+
+static void *make_in_thread(void *nothing)
+{
+    pid_t parent = getpid();
+    make();
+    if (getpid() != parent) {
+        serve();
+        _exit(0);
+    }
+    return nothing;
+}
+
+static void *do_nothing(void *nothing)
+{
+    return nothing;
+}
+
+/* Passes on what a child says, up to its last line. */
+static void relay(const struct child *child)
+{
+    static char line[512];
+    for (;;) {
+        size_t length = 0;
+        do {
+            MUST(length < sizeof line && read(child->from, line + length, 1) == 1);
+        } while (line[length++] != '\n');
+        if (strncmp(line, "done", 4) == 0 || strncmp(line, "ready", 5) == 0)
+            return;
+        MUST(write(1, line, length) == (ssize_t)length);
+    }
+}
+
+static struct child *addressed(void)
+{
+    long index = victim_number(1);
+    MUST(index >= 0 && index < made);
+    return &children[index];
+}
+
+static void end(struct child *child, int is_killed)
+{
+    int status;
+    if (is_killed)
+        MUST(kill(child->pid, SIGKILL) == 0);
+    MUST(close(child->to) == 0 && close(child->from) == 0);
+    MUST(waitpid(child->pid, &status, 0) == child->pid && (is_killed || status == 0));
+    child->pid = 0;
+}
+
+static void serve(void)
+{
+    while (victim_next()) {
+        if (victim_is("leak")) {
+            leak(victim_number(1), (size_t)victim_number(2));
+        } else if (victim_is("free")) {
+            give_back(victim_number(1));
+        } else if (victim_is("fork")) {
+            make();
+            if (made == 0)
+                continue;
+        } else if (victim_is("thread")) {
+            pthread_t thread;
+            MUST(pthread_create(&thread, NULL, make_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
+        } else if (victim_is("at")) {
+            const struct child *child = addressed();
+            const char *command = victim_word(2);
+            size_t length = strlen(command);
+            MUST(write(child->to, command, length) == (ssize_t)length && write(child->to, "\n", 1) == 1);
+            relay(child);
+        } else if (victim_is("end")) {
+            end(addressed(), 0);
+        } else if (victim_is("kill")) {
+            end(addressed(), 1);
+        } else if (victim_is("exec")) {
+            const char *program = victim_word(1);
+            execl(program, program, NULL);
+            MUST(0);
+        } else if (victim_is("bomb")) {
+            bomb(victim_number(1), victim_number(2), victim_number(3));
+        } else if (victim_is("orphan")) {
+            orphan(victim_number(1), (size_t)victim_number(2));
+        } else if (victim_is("spawn")) {
+            spawn(victim_word(1));
+        } else {
+            MUST(0);
+        }
+        victim_done();
+    }
+}
+
+int main(int arguments, char **words)
+{
+    if (arguments == 3) {
+        leak(atol(words[1]), (size_t)atol(words[2]));
+        /* Long enough to be seen. */
+        usleep(300000);
+        return 0;
+    }
+    /* What libc keeps of a thread's stack, it takes for the first one. */
+    pthread_t thread;
+    MUST(arguments == 1 || (pthread_create(&thread, NULL, do_nothing, NULL) == 0 && pthread_join(thread, NULL) == 0));
+    victim_ready();
+    serve();
+    return 0;
+}
