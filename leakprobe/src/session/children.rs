@@ -261,6 +261,7 @@ impl Session {
         if target.born != born || pending.process.has_ended().unwrap_or(true) {
             return self.drop_child(pid, born, pending.stacks);
         }
+        let (start, stacks) = (pending.process.start_time(), pending.stacks.clone());
         match self.take_in_place(pending, &target) {
             Ok(index) => {
                 self.forget_replaced(pid, target.generation)?;
@@ -269,10 +270,12 @@ impl Session {
                 self.take_early_copies(index)
             }
             Err(error) => {
-                if self.members.leave_out(pid) {
+                // One that has ended meanwhile is not left out.
+                let is_there = Process::open(pid).is_ok_and(|process| process.start_time() == start);
+                if is_there && self.members.leave_out(pid) {
                     self.note("left_out", format!("left out: {error:#}"));
                 }
-                self.drop_child(pid, born, Vec::new())
+                self.drop_child(pid, born, stacks)
             }
         }
     }

@@ -115,6 +115,27 @@ fn children_of_children_are_counted_from_their_first_instruction_on() {
     victim.quit();
 }
 
+/// As before Linux 5.15.
+#[test]
+fn children_are_followed_where_probes_carry_no_cookies() {
+    let (mut victim, mut probe) = follow(&["--attach-with", "perf-event-by-address"]);
+    victim.run("leak 10 10");
+    let one = child(&mut victim, "fork");
+    victim.run("at 0 leak 20 20");
+    victim.run("at 0 free 4");
+    let two = child(&mut victim, "fork");
+    victim.run(&format!("at 1 exec {}", compile::victim("leak").display()));
+    victim.run("at 1 leak 30 30");
+    let truth = [(victim.pid(), 10, 100), (one, 20, 400), (two, 30, 900)];
+    let report = probe.report_with("three processes", |report| report.processes.len() == 3);
+    report.check_processes(&truth);
+    let reports = probe.finish();
+    last(&reports).check_processes(&truth);
+    assert_eq!(last(&reports).process(one).inherited_freed, 4);
+    check_clean(last(&reports));
+    victim.quit();
+}
+
 #[test]
 fn workers_of_a_server_come_and_go() {
     let (mut victim, mut probe) = follow_victim(Victim::start("follow", &["threads"]), &[]);
