@@ -68,10 +68,7 @@ impl Session {
             None if self.watched.len() < self.room => return Ok(self.watched.len()),
             None => match self.watched.iter().position(is_free) {
                 Some(index) => index,
-                None => bail!(
-                    "no room for process {pid}: {} are profiled already; raise --max-processes",
-                    self.watched.len()
-                ),
+                None => bail!(self.no_room_for(pid)),
             },
         };
         let old = self.watched[index].pid();
@@ -88,6 +85,13 @@ impl Session {
         let numbers = self.watched.iter().map(Watched::generation).filter(|number| number >> 31 == 0);
         self.latest_generation = self.latest_generation.max(numbers.max().unwrap_or(0) + 1);
         Ok(index)
+    }
+
+    fn no_room_for(&self, pid: u32) -> String {
+        format!(
+            "no room for process {pid}: {} are profiled already; raise --max-processes",
+            self.watched.len()
+        )
     }
 
     /// Deletes the records of processes that have ended, by number, with that of their first program image: there can be
@@ -204,7 +208,15 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut new = Vec::new();
-        for pid in self.members.find()? {
+        let members = match self.members.find() {
+            Ok(members) => members,
+            // Those that are profiled go on.
+            Err(error) => {
+                self.note("members", format!("processes that have come since are not profiled: {error:#}"));
+                return Ok(new);
+            }
+        };
+        for pid in members {
             let known = self.index_of(pid);
             if self.children.has(pid) {
                 // It is followed, and a member anyhow.
@@ -216,6 +228,12 @@ impl Session {
                 continue;
             }
             if known.is_some_and(|index| !self.watched[index].has_ended()) || !self.members.may_come(pid) {
+                continue;
+            }
+            // It is taken in once there is room: one that has ended makes some.
+            let is_full = self.watched.len() >= self.room && !self.watched.iter().any(Watched::has_ended);
+            if known.is_none() && is_full {
+                self.note("left_out", format!("left out: {}", self.no_room_for(pid)));
                 continue;
             }
             let process = match Process::open(pid) {

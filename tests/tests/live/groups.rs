@@ -254,6 +254,23 @@ fn without_room_a_member_is_left_out_and_told_of() {
     }
 }
 
+#[test]
+fn a_member_is_taken_in_as_soon_as_there_is_room() {
+    let Some(group) = Group::make() else { return };
+    let [one, other] = [start_in(group.path()), start_in(group.path())];
+    let pids = [one.pid(), other.pid()];
+    let options = ["--max-processes", "1", "--interval", "1s"];
+    let mut probe = Probe::attach_to(&["--cgroup", group.argument()], &pids, &options);
+    let first = probe.next_report().processes[0].pid;
+    let (first, mut second) = if one.pid() == first { (one, other) } else { (other, one) };
+    first.quit();
+    probe.wait_running(second.pid());
+    second.run("leak 25 40");
+    let reports = probe.finish();
+    last(&reports).check_processes(&[(second.pid(), 25, 1000)]);
+    second.quit();
+}
+
 /// A victim with this number, which must be free; `None` after a skip, where the kernel doesn't let numbers be chosen.
 fn start_with(pid: u32) -> Option<Victim> {
     const LAST: &str = "/proc/sys/kernel/ns_last_pid";

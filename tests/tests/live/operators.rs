@@ -11,9 +11,13 @@ use crate::last;
 /// Lets a victim go through phases with the allocator preloaded, and compares the blocks of each site. How many calls of
 /// operator new ended by an exception.
 fn check(allocator: &Allocator, phases: &[&str], thrown: u64) {
+    check_with(&[], allocator, phases, thrown);
+}
+
+fn check_with(options: &[&str], allocator: &Allocator, phases: &[&str], thrown: u64) {
     let Some(library) = skip::unless_library(allocator.library, allocator.package) else { return };
     let mut victim = Victim::start_preloaded("operators", &[], &library);
-    let probe = Probe::attach(victim.pid(), &[]);
+    let probe = Probe::attach(victim.pid(), options);
     let truth = phases.iter().map(|phase| victim.run(phase)).reduce(|before, later| before.then(later));
     let reports = probe.finish();
     let report = last(&reports);
@@ -66,6 +70,14 @@ fn a_handler_helps_jemallocs() {
 #[test]
 fn a_handler_helps_tcmallocs() {
     check(&TCMALLOC, &["handler 5", "forms 50"], 0);
+}
+
+/// As on older kernels, where the programs look their cookies up by address: those on return instructions need none.
+#[test]
+fn both_are_exact_without_cookies() {
+    let options = ["--attach-with", "perf-event-by-address"];
+    check_with(&options, &JEMALLOC, &["forms 50", "throws 50"], 50);
+    check_with(&options, &TCMALLOC, &["forms 50", "throws 50"], 50);
 }
 
 /// Each thread throws as often as it takes blocks.
