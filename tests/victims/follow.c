@@ -5,7 +5,7 @@
  * numbered from 0. `at I COMMAND`: has child I do it. `end I`: child I ends. `kill I`: it is killed. `exec PROGRAM`:
  * becomes another victim, or itself. `bomb N A F`: N children, one after the other, each of which takes A blocks at
  * `bomb_leak`, gives F of its parent's back, and ends. `orphan N SIZE`: a child that leaks N blocks, and N more three
- * seconds later, and ends. `spawn PROGRAM`: runs a program by vfork until it ends.
+ * seconds later, and ends. `grow PAGES`: its heap, by `grow`. `spawn PROGRAM`: runs a program by vfork until it ends.
  * With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
  */
 #define _GNU_SOURCE
@@ -33,6 +33,11 @@ OWN_FRAME static void leak(long number, size_t size)
         MUST(count < MOST && (blocks[count++] = malloc(size)));
         own++;
     }
+}
+
+OWN_FRAME static void grow(long pages)
+{
+    MUST(sbrk(pages * 4096) != (void *)-1);
 }
 
 OWN_FRAME static void give_back(long number)
@@ -194,6 +199,8 @@ static void serve(void)
             bomb(victim_number(1), victim_number(2), victim_number(3));
         } else if (victim_is("orphan")) {
             orphan(victim_number(1), (size_t)victim_number(2));
+        } else if (victim_is("grow")) {
+            grow(victim_number(1));
         } else if (victim_is("spawn")) {
             spawn(victim_word(1));
         } else {

@@ -113,8 +113,19 @@ impl Ranges {
     }
 
     /// Tells where a process's break was when the probes came in, so that its first growth counts.
-    pub fn set_break(&mut self, tgid: u32, program_break: u64) {
-        self.processes.entry(tgid).or_default().program_break.get_or_insert(program_break);
+    pub fn set_break(&mut self, tgid: u32, generation: u32, program_break: u64) {
+        let new = || Process { generation, ..Process::default() };
+        let process = self.processes.entry(tgid).or_insert_with(new);
+        if process.generation == generation {
+            process.program_break.get_or_insert(program_break);
+        }
+    }
+
+    /// A process was forked: its break is where its parent's is.
+    pub fn fork(&mut self, parent: u32, child: u32, generation: u32) {
+        if let Some(program_break) = self.processes.get(&parent).and_then(|process| process.program_break) {
+            self.set_break(child, generation, program_break);
+        }
     }
 
     /// Forgets a process's ranges: it has replaced its program.
@@ -238,7 +249,7 @@ mod tests {
     /// Runs a script: an operation, its page, its pages, its stack; on thread 7 at time 10, 20, ...
     fn run(script: &[(RangeOperation, u64, u64, u64)]) -> Ranges {
         let mut ranges = Ranges::new(PAGE);
-        ranges.set_break(1, 100 * PAGE);
+        ranges.set_break(1, 0, 100 * PAGE);
         for (step, &(operation, page, pages, stack)) in script.iter().enumerate() {
             let head =
                 Event { kind: EventKind::Range as u32, tgid: 1, at_ns: 10 * (step as u64 + 1), a: stack };
@@ -280,6 +291,27 @@ mod tests {
         assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 10, 3, 0)])), [(5, 1, 7)]);
         assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 18, 9, 0)])), [(5, 1, 8)]);
         assert_eq!(pages(&run(&[(Map, 10, 10, 5), (Unmap, 5, 30, 0)])), []);
+    }
+
+    #[test]
+    fn a_child_goes_on_from_its_parents_break() {
+        let mut ranges = run(&[(Break, 110, 0, 5)]);
+        ranges.fork(1, 2, 7);
+        let grow = |ranges: &mut Ranges, tgid, generation, page: u64, stack| {
+            let head = Event { kind: EventKind::Range as u32, tgid, at_ns: 1, a: stack };
+            let (address, operation) = (page * PAGE, Break as u32);
+            ranges.apply(
+                Break,
+                &RangeEvent { head, address, bytes: 0, operation, tid: tgid, generation, _pad: 0 },
+            );
+        };
+        grow(&mut ranges, 2, 7, 114, 6);
+        // Where its break was is known by now.
+        ranges.set_break(2, 7, 114 * PAGE);
+        grow(&mut ranges, 2, 7, 115, 6);
+        // Nobody has told of another one's.
+        grow(&mut ranges, 3, 9, 150, 8);
+        assert_eq!(pages(&ranges), [(5, 1, 10), (6, 2, 5)]);
     }
 
     #[test]

@@ -185,6 +185,9 @@ impl Session {
             self.renew(parent);
         }
         self.await_child(&process, born)?;
+        if let Some(ranges) = &mut self.ranges {
+            ranges.fork(parent, child, born);
+        }
         let pending = Pending { process, parent, seed, probes, guard, born, stacks: Vec::new() };
         self.children.pending.insert(child, pending);
         Ok(())

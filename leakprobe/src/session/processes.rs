@@ -41,7 +41,8 @@ impl Session {
         }
         let pid = process.pid();
         let index = self.place_of(pid)?;
-        let generation = self.latest_generation;
+        // Before others had it, a place begins with 0, as what is learnt of a process's break is numbered.
+        let generation = if index == self.watched.len() { 0 } else { self.latest_generation };
         self.unwinding.begin_anew(index as u32, 0)?;
         self.maps.add_target(pid, index as u32, generation)?;
         let discovery = Discovery::new(self.families, self.options.allocator_objects.clone());
@@ -271,11 +272,11 @@ impl Session {
     /// With `--mmap`: learns where a process's heap ends. A program that is started has none yet, and shows it when it makes
     /// one.
     pub(super) fn learn_break(&mut self, index: usize) {
-        let process = self.watched[index].process();
+        let (process, generation) = (self.watched[index].process(), self.watched[index].generation());
         if let Some(ranges) = &mut self.ranges
             && let Ok(Some(program_break)) = process.program_break()
         {
-            ranges.set_break(process.pid(), program_break);
+            ranges.set_break(process.pid(), generation, program_break);
         }
     }
 

@@ -229,6 +229,19 @@ fn the_session_goes_on_until_the_last_child_has_ended() {
 }
 
 #[test]
+fn a_childs_heap_grows_from_where_its_parents_was() {
+    let (mut victim, probe) = follow(&["--mmap"]);
+    victim.run("grow 5");
+    child(&mut victim, "fork");
+    victim.run("at 0 grow 7");
+    let reports = probe.finish();
+    let report = last(&reports);
+    let grown: Vec<u64> = report.sites_of(&["grow"]).map(|site| site.live_bytes / 4096).collect();
+    assert_eq!(grown.iter().sum::<u64>(), 12, "{}", report.digest());
+    victim.quit();
+}
+
+#[test]
 fn short_lived_children_are_in_the_ledger_and_leave_nothing() {
     const CHILDREN: u64 = 500;
     // Of stacks, there is room for those of a few dozen children.
