@@ -236,8 +236,9 @@ fn a_childs_heap_grows_from_where_its_parents_was() {
     victim.run("at 0 grow 7");
     let reports = probe.finish();
     let report = last(&reports);
-    let grown: Vec<u64> = report.sites_of(&["grow"]).map(|site| site.live_bytes / 4096).collect();
-    assert_eq!(grown.iter().sum::<u64>(), 12, "{}", report.digest());
+    let mapped = report.sites.iter().filter(|site| site.kind == "mapping");
+    let grown: Vec<u64> = mapped.map(|site| site.live_bytes / 4096).collect();
+    assert_eq!(grown, [7, 5], "{}", report.digest());
     victim.quit();
 }
 
@@ -284,6 +285,12 @@ fn a_child_of_vfork_is_counted_from_its_program_on() {
 
 #[test]
 fn a_shells_commands_are_followed() {
+    const SHELL: &str = "/bin/sh";
+    let code = fs::read(SHELL).expect("a shell");
+    if !code.windows(10).any(|name| name == b"/ld-linux-") {
+        skip::because("the shell has no shared C library that it and its commands have in common", SHELL);
+        return;
+    }
     let program = compile::victim("follow").display().to_string();
     let script = format!("{program} 30 10; {program} 20 40; true; exit 3");
     let output = probe::fresh_output();
