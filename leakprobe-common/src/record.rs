@@ -214,8 +214,8 @@ pub struct Target {
     pub born: u32,
     /// [`Target::FORKED`], [`Target::PENDING`].
     pub flags: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// 1 from when the dynamic linker has said that it adds objects until it is done.
+    pub adding: u32,
 }
 
 impl Target {

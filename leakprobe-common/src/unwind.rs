@@ -240,6 +240,8 @@ pub struct Walk {
 pub mod link_state {
     /// Nothing is changed at the moment.
     pub const CONSISTENT: u32 = 0;
+    /// Objects are about to be mapped.
+    pub const ADD: u32 = 1;
     /// Objects are about to be unmapped.
     pub const DELETE: u32 = 2;
     /// Of the state.
@@ -247,12 +249,14 @@ pub mod link_state {
 }
 
 /// The epoch of a process's code after the dynamic linker has told of a state: odd while objects are being unmapped, and
-/// even again when they are. What was described in another epoch says nothing any more, but of code that stays.
+/// even again when they are; two more where it is told of
+/// a change that the state does not show, that of another namespace (`dlmopen`), whose state is elsewhere. What was described in another epoch says nothing any more, but of code that stays.
 #[inline(always)]
-pub const fn next_epoch(epoch: u32, state: u32) -> u32 {
+pub const fn next_epoch(epoch: u32, state: u32, adding: bool) -> u32 {
     let begins = state == link_state::DELETE && epoch & 1 == 0;
     let ends = state == link_state::CONSISTENT && epoch & 1 == 1;
-    epoch.wrapping_add((begins || ends) as u32)
+    let elsewhere = state == link_state::CONSISTENT && epoch & 1 == 0 && !adding;
+    epoch.wrapping_add(if elsewhere { 2 } else { (begins || ends) as u32 })
 }
 
 /// Where an address's rule is remembered.

@@ -135,8 +135,9 @@ pub fn code_change(ctx: &ProbeContext, tgid: u32, cookie: Cookie) -> u32 {
     // The linker's lock is held: one thread at a time.
     // SAFETY: an aligned word of a live element, read and written as a whole.
     let next = unsafe {
-        let next = next_epoch(core::ptr::read_volatile(epoch), state);
+        let next = next_epoch(core::ptr::read_volatile(epoch), state, (*target).adding != 0);
         core::ptr::write_volatile(epoch, next);
+        (*target).adding = (state == link_state::ADD) as u32;
         next
     };
     if state == link_state::CONSISTENT {

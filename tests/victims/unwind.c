@@ -2,7 +2,7 @@
  * that keep their frames in different manners; `thread N FILE` does so in a thread; `signals N FILE` takes one wherever a
  * timer's signal strikes; `steps N FILE` takes one after each instruction of calls through the PLT, in the vDSO and in
  * libc; `opened N FILE` takes them through a library that it has just opened, from a few stacks; `reopened N FILE` through
- * two that take each other's place in memory; `closing N FILE` takes blocks of all shapes while another thread opens and
+ * two that take each other's place in memory, `namespaces N FILE` in namespaces of their own; `closing N FILE` takes blocks of all shapes while another thread opens and
  * closes a library all the time; `passing N FILE` takes N that it gives back at once, through a library that it has just
  * opened; `load N PREFIX` opens PREFIX0.so to PREFIX(N-1).so. */
 #define _GNU_SOURCE
@@ -270,11 +270,11 @@ static void open_nth(const char *prefix, long number)
 }
 
 /* Both are known, and gone, before a block is taken through the other one. */
-static void reopen_and_call(long count)
+static void reopen_and_call(long count, Lmid_t namespace)
 {
     void *places[2] = {NULL, NULL};
     for (long i = 0; i < count; i++) {
-        void *library = dlopen(i % 2 ? "libanother.so" : "libopened.so", RTLD_NOW | RTLD_LOCAL);
+        void *library = dlmopen(namespace, i % 2 ? "libanother.so" : "libopened.so", RTLD_NOW | RTLD_LOCAL);
         MUST(library);
         *(void **)&opened_call = places[i % 2] = dlsym(library, "silent_call");
         opened(1);
@@ -346,8 +346,9 @@ static void open_and_call(long count)
     (void)count;
     MUST(!"there is no library");
 }
-static void reopen_and_call(long count)
+static void reopen_and_call(long count, Lmid_t namespace)
 {
+    (void)namespace;
     open_and_call(count);
 }
 static void open_nth(const char *prefix, long number)
@@ -504,7 +505,9 @@ int main(void)
         } else if (victim_is("opened")) {
             open_and_call(count);
         } else if (victim_is("reopened")) {
-            reopen_and_call(count);
+            reopen_and_call(count, LM_ID_BASE);
+        } else if (victim_is("namespaces")) {
+            reopen_and_call(count, LM_ID_NEWLM);
         } else if (victim_is("passing")) {
             take_in_passing(count);
         } else if (victim_is("closing")) {

@@ -157,7 +157,8 @@ pub(super) struct What {
     ///
     /// A child has a copy of its parent's blocks, which stay its parent's in the report; its own are listed for itself. It
     /// goes on until all have exited, children of the first ones included. Without it, children are left alone, and pay
-    /// nothing.
+    /// nothing. A program with an allocator that the one before did not have is probed some milliseconds after it begins;
+    /// a warning says so.
     #[arg(long, global = true)]
     pub follow: bool,
 

@@ -671,7 +671,9 @@ What to profile:
           A child has a copy of its parent's blocks, which stay its parent's in
           the report; its own are listed for itself. It goes on until all have
           exited, children of the first ones included. Without it, children are
-          left alone, and pay nothing.
+          left alone, and pay nothing. A program with an allocator that the one
+          before did not have is probed some milliseconds after it begins; a
+          warning says so.
 
       --mmap
           Profile mmap, mremap, munmap and brk too

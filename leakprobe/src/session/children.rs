@@ -262,6 +262,8 @@ impl Session {
         let Some(pending) = self.children.pending.remove(&pid) else { return Ok(()) };
         let born = pending.born;
         if target.born != born || pending.process.has_ended().unwrap_or(true) {
+            let has_called_exec = target.born == born && target.flags & Target::FORKED == 0;
+            self.unseen += u64::from(has_called_exec);
             return self.drop_child(pid, born, pending.stacks);
         }
         let (start, stacks) = (pending.process.start_time(), pending.stacks.clone());

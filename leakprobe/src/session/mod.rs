@@ -8,6 +8,7 @@ mod copies;
 mod doubts;
 mod follow;
 mod kernel;
+mod late;
 mod members;
 mod mismatches;
 mod output;
@@ -99,6 +100,8 @@ pub struct Session {
     /// Probes of processes that have ended, being taken out.
     detaching: Vec<JoinHandle<()>>,
     own: OwnCounts,
+    /// Programs that had ended before they were looked at.
+    unseen: u64,
     /// By stack: what was deleted because its program is gone. BPF counts it as outstanding for ever.
     dropped: HashMap<u64, Dropped>,
     output: Output,
@@ -195,6 +198,7 @@ impl Session {
             range_links: Vec::new(),
             detaching: Vec::new(),
             own: OwnCounts::default(),
+            unseen: 0,
             dropped: HashMap::new(),
             output,
             notes: Vec::new(),
@@ -257,7 +261,11 @@ impl Session {
                 if self.children.has(tgid) {
                     return self.take_in(tgid);
                 }
-                let Some(index) = self.index_of(tgid) else { return Ok(()) };
+                let Some(index) = self.index_of(tgid) else {
+                    // A child that has ended already.
+                    self.unseen += u64::from(self.options.follow);
+                    return Ok(());
+                };
                 // The BPF programs know a process by its number: once it has ended, another one may have that.
                 if self.watched[index].process().number_is_anothers() {
                     return Ok(());
@@ -382,6 +390,7 @@ impl Session {
         all.extend(mismatches::warning(ledger));
         all.extend(self.notes.iter().cloned());
         all.extend(self.unmatched_prefixes());
+        all.extend(late::warnings(&self.watched, self.unseen));
         all.extend(self.unwinding.warnings());
         all.extend(self.watched.iter().flat_map(Watched::warnings));
         all

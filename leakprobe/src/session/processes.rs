@@ -291,6 +291,7 @@ impl Session {
     pub(super) fn end(&mut self, index: usize, how: Option<String>) -> Result<()> {
         self.read_kin(index);
         let watched = &mut self.watched[index];
+        self.unseen += u64::from(watched.is_unseen());
         watched.end(how);
         self.maps.remove_target(watched.pid(), watched.born())?;
         // They do nothing any more, but cost the others that map the same objects. Taking them out takes its time.

@@ -29,6 +29,7 @@ use crate::{
     report::model::ProbeRow,
     target::{
         discovery::{Discovery, FoundObject},
+        family::LINKER,
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
@@ -44,6 +45,9 @@ const BETWEEN_SWEEPS: Duration = Duration::from_millis(500);
 
 /// As long as a program may take to get to its first allocation.
 const YOUNG: Duration = Duration::from_secs(10);
+
+/// As long as a program takes to map its objects, at most.
+const LINKING: Duration = Duration::from_millis(50);
 
 /// Failures that are kept.
 const MAX_FAILURES: usize = 16;
@@ -93,6 +97,14 @@ pub struct Watched {
     trampoline: u64,
     cut: Option<String>,
     failures: Vec<String>,
+    /// Allocators that were met when the process ran with them already.
+    late: Vec<String>,
+    /// Whether all that it had at first is probed.
+    is_settled: bool,
+    /// When it executed a program, as long as what that has mapped was not seen.
+    executed: Option<Instant>,
+    /// Whether the dynamic linker has told of that program's objects.
+    is_linked: bool,
     /// Whether functions that may throw have return probes, where nothing else would tell of their returns.
     throwing: bool,
 }
@@ -153,6 +165,10 @@ impl Watched {
             trampoline: 0,
             cut: None,
             failures: Vec::new(),
+            late: Vec::new(),
+            is_settled: false,
+            executed: None,
+            is_linked: false,
             throwing,
             process,
         })
@@ -161,6 +177,7 @@ impl Watched {
     /// Takes what it uses now for what it used at the start: the session begins.
     pub fn begin(&mut self) {
         self.refresh();
+        self.is_settled = true;
         self.start = self.last.clone();
         self.since = Instant::now();
     }
@@ -215,10 +232,21 @@ impl Watched {
         self.seed = None;
     }
 
+    /// It has executed a program, which has mapped nothing yet.
+    fn begin_program(&mut self) {
+        (self.executed, self.is_linked) = (Some(Instant::now()), false);
+    }
+
+    /// Whether the objects of the program that it has executed were never seen.
+    pub fn is_unseen(&self) -> bool {
+        self.executed.is_some()
+    }
+
     /// Notes that it runs another program now.
     pub fn exec(&mut self, generation: u32) {
         self.generation = generation;
         self.programs += 1;
+        self.begin_program();
         self.looked = None;
         self.seed = None;
     }
@@ -243,6 +271,9 @@ impl Watched {
     /// Takes in its mappings, those of an epoch of its code, and returns the allocators that are new.
     pub fn take_in(&mut self, mapped: &AddressSpace, epoch: u32) -> Vec<FoundObject> {
         self.seed = None;
+        if self.is_linked || self.executed.is_some_and(|at| at.elapsed() >= LINKING) {
+            self.executed = None;
+        }
         let trampoline = mapped.mappings.iter().find(|mapping| mapping.is_trampoline());
         self.trampoline = trampoline.map_or(0, |mapping| mapping.start);
         self.variant = self.variants.take_in(self.generation, epoch, mapped);
@@ -298,6 +329,7 @@ impl Watched {
         if epoch != u32::MAX {
             self.epoch = epoch;
         }
+        self.is_linked = true;
         self.want_look();
         self.look_wanted && self.looked.is_none_or(|at| at.elapsed() >= BETWEEN_CHANGES)
     }
@@ -358,6 +390,7 @@ impl Watched {
         };
         match attached {
             Ok(attachment) => {
+                self.note_if_late(&object, &rows);
                 self.attachments.push(attachment);
                 self.probes.extend(rows);
                 self.placed.push((object, probes));
@@ -379,6 +412,18 @@ impl Watched {
                 // Another allocator of this process is probed: go on, and say so.
                 self.failures.push(format!("{what}: {error:#}; its blocks are not recorded"));
                 Ok(())
+            }
+        }
+    }
+
+    /// Notes an allocator that comes after others: with another program, or opened since. A member of a group that was met
+    /// before its program began has had none.
+    fn note_if_late(&mut self, object: &Object, rows: &[ProbeRow]) {
+        let is_allocator = rows.iter().any(|row| row.allocator != LINKER);
+        if is_allocator && self.is_settled && !self.attachments.is_empty() && self.late.len() < MAX_FAILURES {
+            let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
+            if !self.late.contains(&object) {
+                self.late.push(object);
             }
         }
     }

@@ -1,10 +1,7 @@
 //! Which objects stay mapped as long as a program runs: the program itself and what the dynamic linker loads for it before
 //! it begins. `dlclose` unmaps what `dlopen` has mapped, and never those.
 
-use std::{
-    collections::{HashMap, HashSet},
-    os::unix::ffi::OsStrExt as _,
-};
+use std::collections::{HashMap, HashSet};
 
 use object::elf::{DT_NEEDED, DT_SONAME, DT_STRTAB};
 
@@ -63,7 +60,8 @@ pub struct Known(HashMap<FileId, Links>);
 
 impl Known {
     /// Those of the mapped objects that stay as long as the program `program` runs. An object that cannot be told for sure,
-    /// since another one has its name or it is mapped twice (`dlmopen`), is not among them.
+    /// since it has no name of its own (`DT_SONAME`), another one has the same, or it is mapped twice (`dlmopen`), is not among
+    /// them.
     pub fn staying(&mut self, space: &AddressSpace, program: FileId) -> HashSet<FileId> {
         let mut places: HashMap<(FileId, u64), usize> = HashMap::new();
         let mut objects: HashMap<FileId, &Object> = HashMap::new();
@@ -82,10 +80,11 @@ impl Known {
         let twice: HashSet<FileId> =
             places.into_iter().filter(|&(_, count)| count > 1).map(|((id, _), _)| id).collect();
         let mut by_name: HashMap<&[u8], Vec<FileId>> = HashMap::new();
-        for (&id, object) in &objects {
-            let own = self.0.get(&id).and_then(|links| links.name.as_deref());
-            let name = own.or_else(|| object.path.file_name().map(|name| name.as_bytes()));
-            by_name.entry(name.unwrap_or_default()).or_default().push(id);
+        for &id in objects.keys() {
+            // The name of the file says nothing: the linker may have come to it by a link of another name.
+            if let Some(name) = self.0.get(&id).and_then(|links| links.name.as_deref()) {
+                by_name.entry(name).or_default().push(id);
+            }
         }
         let mut staying = HashSet::new();
         let mut next = vec![program];
@@ -152,7 +151,7 @@ mod tests {
         let mut known = known(&[
             (1, None, &["libc.so.6", "/opt/lib/libb.so"]),
             (2, Some("libc.so.6"), &["ld.so"]),
-            (3, None, &[]),
+            (3, Some("libb.so"), &[]),
             (4, Some("plugin.so"), &["libc.so.6"]),
             (5, Some("ld.so"), &[]),
         ]);
@@ -174,9 +173,13 @@ mod tests {
             (2, Some("libc.so.6"), &[]),
             (3, Some("libc.so.6"), &[]),
             (4, Some("libb.so"), &[]),
+            (5, None, &[]),
         ]);
         let two_of_a_name = [(1, "/a"), (2, "/lib/libc.so.6"), (3, "/other/libc.so.6"), (4, "/lib/libb.so")];
         assert_eq!(staying(&mut known, &space(&two_of_a_name)), [1, 4]);
+        // Nor what has no name but its file's, as the one that is meant may have.
+        let nameless = [(1, "/a"), (5, "/plugins/libb.so")];
+        assert_eq!(staying(&mut known, &space(&nameless)), [1]);
         let mapped_twice = [(1, "/a"), (4, "/lib/libb.so"), (4, "/lib/libb.so")];
         assert_eq!(staying(&mut known, &space(&mapped_twice)), [1]);
     }

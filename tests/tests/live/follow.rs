@@ -229,6 +229,24 @@ fn the_session_goes_on_until_the_last_child_has_ended() {
 }
 
 #[test]
+fn an_allocator_that_comes_with_an_exec_is_told_of() {
+    let (mut victim, mut probe) = follow(&[]);
+    child(&mut victim, "fork");
+    // It has the same C library, and its probes from the beginning.
+    victim.run(&format!("at 0 exec {}", compile::victim("follow").display()));
+    victim.run("at 0 leak 30 8");
+    let report = probe.next_report();
+    assert!(!report.warns("met_late"), "{:?}", report.warnings);
+    victim.run(&format!("at 0 exec {}", compile::victim("follow_static").display()));
+    victim.run("at 0 leak 30 8");
+    let text = "follow_static came to process";
+    let is_told = |report: &Report| report.warnings.iter().any(|warning| warning.text.contains(text));
+    probe.report_with("the allocator of a static program", is_told);
+    probe.finish();
+    victim.quit();
+}
+
+#[test]
 fn a_childs_heap_grows_from_where_its_parents_was() {
     let (mut victim, probe) = follow(&["--mmap"]);
     victim.run("grow 5");

@@ -51,8 +51,11 @@ impl Case<'_> {
         assert!(all >= *count, "{all} blocks");
         assert_eq!(same, all, "\n{}", differences(&truth, &seen));
         // What the loader takes can be walked while its code is described twice, on a machine that holds the walk up.
-        let torn =
-            if ["reopened", "closing"].contains(phase) { report.ledger.allocations.hits / 1_000 } else { 0 };
+        let torn = if ["reopened", "namespaces", "closing"].contains(phase) {
+            report.ledger.allocations.hits / 1_000
+        } else {
+            0
+        };
         for remark in ["stack_guessed", "stack_lost"] {
             assert!(report.ledger.count(remark) <= torn, "{remark}{}", report.digest());
         }
@@ -219,6 +222,12 @@ fn hostile_libraries_cost_nobody_but_themselves() {
 /// Whether its tables are to come.
 fn is_pending(object: &ObjectStacks) -> bool {
     object.reason.as_deref().is_some_and(|reason| reason == "its tables were not made yet")
+}
+
+#[test]
+fn what_is_closed_in_another_namespace_is_not_used_for_what_comes_there() {
+    LIBRARIES.iter().for_each(|library| _ = compile::victim(library));
+    of_c("namespaces", 8).check();
 }
 
 #[test]

@@ -107,6 +107,10 @@ impl Watched {
         watched.book = seed.book;
         watched.programs = generation.wrapping_sub(born) + 1;
         watched.attachments = attachments;
+        watched.is_settled = true;
+        if !is_forked {
+            watched.begin_program();
+        }
         watched.guard = Some(guard);
         watched.placed.clone_from(&seed.placed);
         watched.probes = seed.probes.iter().map(|row| ProbeRow { pid, ..row.clone() }).collect();

@@ -52,6 +52,11 @@ impl Watched {
         }
     }
 
+    /// Allocators that were met when it ran with them already: the objects that they are in, harmless to print.
+    pub fn late(&self) -> &[String] {
+        &self.late
+    }
+
     /// What limits what is known of it.
     pub fn warnings(&self) -> Vec<Warning> {
         let warning = |kind: &str, text: String| Warning { kind: kind.to_owned(), text };

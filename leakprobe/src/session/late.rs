@@ -1,0 +1,81 @@
+//! Allocators that were met too late: a process that executes another program, or opens a library, runs with a new one for
+//! some milliseconds before its probes are in.
+
+use std::collections::BTreeMap;
+
+use super::watched::Watched;
+use crate::report::{model::Warning, units::counted};
+
+/// Objects that are told of.
+const MAX_TOLD: usize = 8;
+
+/// What to say of them. `unseen`: how many executed programs had ended before they were looked at.
+pub fn warnings(watched: &[Watched], unseen: u64) -> Vec<Warning> {
+    let late = watched.iter().map(|watched| (watched.pid(), watched.late()));
+    let mut warnings = told(late);
+    if unseen > 0 {
+        let text = format!(
+            "{} had ended before leakprobe looked: what was handed out there by an allocator that the process had not had \
+             before is not in this report",
+            counted(unseen, "executed program"),
+        );
+        warnings.push(Warning { kind: "programs_unseen".to_owned(), text });
+    }
+    warnings
+}
+
+fn told<'a>(late: impl Iterator<Item = (u32, &'a [String])>) -> Vec<Warning> {
+    let mut by_object: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for (pid, objects) in late {
+        for object in objects {
+            by_object.entry(object).or_default().push(pid);
+        }
+    }
+    let others = by_object.len().saturating_sub(MAX_TOLD);
+    let mut warnings: Vec<Warning> = by_object
+        .into_iter()
+        .take(MAX_TOLD)
+        .map(|(object, pids)| {
+            let who = match &pids[..] {
+                [pid] => format!("process {pid}"),
+                [pid, _] => format!("process {pid} and another one"),
+                [pid, more @ ..] => format!("process {pid} and {} others", more.len()),
+                [] => String::new(),
+            };
+            let text = format!(
+                "{object} came to {who} by an exec or by dlopen: what it handed out in the milliseconds until its probes were \
+                 in is not in this report (a program that leakprobe itself starts has them from the beginning)"
+            );
+            Warning { kind: "met_late".to_owned(), text }
+        })
+        .collect();
+    if others > 0 {
+        let text = format!("so did {}", counted(others as u64, "other object"));
+        warnings.push(Warning { kind: "met_late".to_owned(), text });
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_object_is_told_of_once_and_not_all_of_many() {
+        let objects = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let (one, both) =
+            (objects(&["/lib/libjemalloc.so.2"]), objects(&["/lib/libc.so", "/lib/libjemalloc.so.2"]));
+        let all = told([(7, &one[..]), (8, &both[..]), (9, &both[..])].into_iter());
+        let texts: Vec<&str> = all.iter().filter_map(|warning| warning.text.split(" by ").next()).collect();
+        assert_eq!(
+            texts,
+            [
+                "/lib/libc.so came to process 8 and another one",
+                "/lib/libjemalloc.so.2 came to process 7 and 2 others"
+            ]
+        );
+        let many: Vec<String> = (0..20).map(|number| format!("/bin/{number}")).collect();
+        let told = told([(1, &many[..])].into_iter());
+        assert_eq!((told.len(), told[MAX_TOLD].text.as_str()), (MAX_TOLD + 1, "so did 12 other objects"));
+    }
+}
