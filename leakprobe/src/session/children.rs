@@ -9,6 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     mem,
     os::fd::OwnedFd,
+    path::Path,
     sync::Arc,
 };
 
@@ -122,6 +123,11 @@ impl Children {
     }
 }
 
+/// Whether there is a process of this number.
+fn is_there(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
 /// Whether a record's program image is one of the process whose first one was `born`: each exec adds 1.
 pub fn is_of(generation: u32, born: u32) -> bool {
     generation.wrapping_sub(born) < 1 << 16
@@ -162,7 +168,10 @@ impl Session {
                 return self.drop_child(child, born, Vec::new());
             }
             Err(error) => {
-                self.note("left_out", format!("left out: {error}"));
+                // What is said of one that ends at this moment is of many kinds.
+                if is_there(child) {
+                    self.note("left_out", format!("left out: {error}"));
+                }
                 return self.drop_child(child, born, Vec::new());
             }
         };
@@ -175,7 +184,9 @@ impl Session {
         });
         let guard = match guarded {
             Ok(guard) => guard,
-            Err(_) if process.has_ended().unwrap_or(true) => return self.drop_child(child, born, Vec::new()),
+            Err(_) if process.has_ended().unwrap_or(true) || !is_there(child) => {
+                return self.drop_child(child, born, Vec::new());
+            }
             Err(error) => {
                 self.note("left_out", format!("left out: {error:#}"));
                 return self.drop_child(child, born, Vec::new());
