@@ -88,8 +88,10 @@ impl Ranges {
             RangeOperation::Undo => {
                 for piece in process.last_unmapped.remove(&event.tid).unwrap_or_default() {
                     let revived = process.insert(piece.start, piece.range);
-                    let site =
-                        self.totals.entry(SiteKey { tgid, stack: piece.range.stack }).or_insert(NO_SITE);
+                    let site = self
+                        .totals
+                        .entry(SiteKey { tgid, stack: piece.range.stack })
+                        .or_insert(Site::NOTHING);
                     site.freed_bytes = site.freed_bytes.saturating_sub(piece.range.end - piece.start);
                     site.freed_blocks = site.freed_blocks.saturating_sub(u64::from(revived));
                 }
@@ -157,26 +159,15 @@ impl Ranges {
     }
 }
 
-const NO_SITE: Site = Site {
-    allocated_blocks: 0,
-    allocated_bytes: 0,
-    freed_blocks: 0,
-    freed_bytes: 0,
-    max_lifetime_ns: 0,
-    missed_frees: 0,
-    undescribed_blocks: 0,
-    lifetimes: [0; leakprobe_common::LIFETIME_BUCKETS],
-};
-
 fn book(totals: &mut HashMap<SiteKey, Site>, tgid: u32, start: u64, range: Range) {
-    let site = totals.entry(SiteKey { tgid, stack: range.stack }).or_insert(NO_SITE);
+    let site = totals.entry(SiteKey { tgid, stack: range.stack }).or_insert(Site::NOTHING);
     site.allocated_blocks += 1;
     site.allocated_bytes += range.end - start;
 }
 
 /// Counts a piece as given back: its bytes, and its mapping when nothing is left of that.
 fn give_back(totals: &mut HashMap<SiteKey, Site>, tgid: u32, piece: Piece) {
-    let site = totals.entry(SiteKey { tgid, stack: piece.range.stack }).or_insert(NO_SITE);
+    let site = totals.entry(SiteKey { tgid, stack: piece.range.stack }).or_insert(Site::NOTHING);
     site.freed_bytes += piece.range.end - piece.start;
     site.freed_blocks += u64::from(piece.last);
 }

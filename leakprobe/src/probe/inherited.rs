@@ -208,8 +208,8 @@ impl Event {
     }
 }
 
-/// Opens an event in each thread of a process (in none of one that ends), until there is none that has come meanwhile: those that one makes which has
-/// the event have it too.
+/// Opens an event in each thread of a process (in none of one that ends), until there is none that has come meanwhile: what
+/// is made by one that has the event has it too.
 fn open_in_threads(id: u64, pid: u32) -> Result<Threads> {
     each_thread(pid, |tid| perf::open_in_thread(id, tid, true))
 }

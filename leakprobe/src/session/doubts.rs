@@ -5,7 +5,7 @@ use leakprobe_common::Counter;
 use crate::{
     cli::Unwind,
     report::{
-        model::{Ledger, Warning},
+        model::{Entry, Ledger, Warning},
         units::counted,
     },
 };
@@ -19,7 +19,7 @@ pub fn warnings(ledger: &Ledger, unsettled: u64, how: Unwind) -> Vec<Warning> {
     if !matches!(how, Unwind::Auto | Unwind::Dwarf) {
         return Vec::new();
     }
-    let of = |entries: &[crate::report::model::Entry], counter: Counter| {
+    let of = |entries: &[Entry], counter: Counter| {
         entries.iter().find(|entry| entry.name == counter.key()).map_or(0, |entry| entry.count)
     };
     let recorded = of(&ledger.allocations.outcomes, Counter::Recorded);
@@ -54,7 +54,7 @@ pub fn warnings(ledger: &Ledger, unsettled: u64, how: Unwind) -> Vec<Warning> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::model::{Account, Entry};
+    use crate::report::model::Account;
 
     fn ledger(recorded: u64, lost: u64) -> Ledger {
         let entry = |counter: Counter, count| Entry { name: counter.key().to_owned(), count, lost: false };
