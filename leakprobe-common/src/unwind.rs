@@ -44,7 +44,8 @@ pub struct Rule {
     pub is_guess: u8,
     /// Always 0.
     pub _pad: u8,
-    /// Added to the word that [`cfa::AT_STACK_POINTER`], [`cfa::AT_FRAME_POINTER`] and [`cfa::INTERRUPTED`] find.
+    /// Added to the word that [`cfa::AT_STACK_POINTER`], [`cfa::AT_FRAME_POINTER`], [`cfa::INTERRUPTED`] and
+    /// [`cfa::UNTOUCHED`] find.
     pub cfa_addend: i16,
 }
 
@@ -65,6 +66,9 @@ pub mod cfa {
     /// The word at the place of the address that a signal has interrupted plus the offset: another register, where the
     /// signal frame has it. Known of the very function that was interrupted.
     pub const INTERRUPTED: u8 = 6;
+    /// The same of a register that calls do not preserve: code that keeps its frame address there across a call relies on
+    /// what it calls not to touch it, so it is known of the callers of the function that was interrupted too.
+    pub const UNTOUCHED: u8 = 7;
 }
 
 /// Where a register of the caller is.

@@ -217,10 +217,11 @@ fn step(thread: &mut Thread) -> u32 {
 fn find_frame(thread: &mut Thread, rule: &Rule) -> bool {
     let offset = rule.cfa_offset as i64 as u64;
     let mut from = if rule.cfa & 1 != 0 { get!(thread.sp) } else { get!(thread.fp) };
-    if rule.cfa == cfa::INTERRUPTED {
-        if get!(thread.back) != 0 {
+    if rule.cfa >= cfa::INTERRUPTED {
+        if rule.cfa == cfa::INTERRUPTED && get!(thread.back) != 0 {
             return false;
         }
+        // 0 where no signal has been met; nothing can be read there.
         from = get!(thread.interrupted);
     }
     set!(thread.frame, from.wrapping_add(offset));

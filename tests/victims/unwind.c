@@ -366,19 +366,28 @@ OWN_FRAME static int busy(int depth)
     return depth > 0 ? busy(depth - 1) + busy(depth - 2) : sink;
 }
 
-/* Keeps its caller's stack in a register of its own, as ciphers written in assembly do. */
+/* Keeps its caller's stack in a register of its own, also while it calls a function, as ciphers written in assembly do. */
 void third_register(long rounds);
 #if defined(__x86_64__)
 __asm__(".text\n.type third_register, @function\nthird_register:\n.cfi_startproc\n"
         "mov %rsp, %r11\n.cfi_def_cfa r11, 8\nsub $256, %rsp\nand $-64, %rsp\n"
-        "1: dec %rdi\njnz 1b\n"
+        "mov %rdi, %rsi\n1: dec %rdi\njnz 1b\n"
+        "call third_register_callee\n"
         "lea 8(%r11), %rax\n.cfi_def_cfa rax, 0\nxor %r11d, %r11d\n"
-        "lea -8(%rax), %rsp\n.cfi_def_cfa rsp, 8\nret\n.cfi_endproc\n.size third_register, .-third_register\n");
+        "lea -8(%rax), %rsp\n.cfi_def_cfa rsp, 8\nret\n.cfi_endproc\n.size third_register, .-third_register\n"
+        ".type third_register_callee, @function\nthird_register_callee:\n.cfi_startproc\n"
+        "1: dec %rsi\njnz 1b\nret\n"
+        ".cfi_endproc\n.size third_register_callee, .-third_register_callee\n");
 #else
 __asm__(".text\n.type third_register, %function\nthird_register:\n.cfi_startproc\n"
-        "mov x9, sp\n.cfi_def_cfa x9, 0\nsub sp, sp, #256\n"
-        "1: subs x0, x0, #1\nb.ne 1b\n"
-        "mov sp, x9\n.cfi_def_cfa sp, 0\nret\n.cfi_endproc\n.size third_register, .-third_register\n");
+        "mov x9, sp\n.cfi_def_cfa x9, 0\nsub sp, sp, #256\nstr x30, [x9, #-16]\n.cfi_offset x30, -16\n"
+        "mov x1, x0\n1: subs x0, x0, #1\nb.ne 1b\n"
+        "bl third_register_callee\n"
+        "ldr x30, [x9, #-16]\n.cfi_restore x30\nmov sp, x9\n.cfi_def_cfa sp, 0\nret\n"
+        ".cfi_endproc\n.size third_register, .-third_register\n"
+        ".type third_register_callee, %function\nthird_register_callee:\n.cfi_startproc\n"
+        "1: subs x1, x1, #1\nb.ne 1b\nret\n"
+        ".cfi_endproc\n.size third_register_callee, .-third_register_callee\n");
 #endif
 
 static volatile int signals_left;

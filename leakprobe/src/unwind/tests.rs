@@ -50,6 +50,13 @@ fn is_beyond_rules(row: &UnwindTableRow<usize>) -> bool {
     in_register(FP) || in_register(RA)
 }
 
+/// Registers that calls preserve, beside the frame pointer.
+const PRESERVED: &[u16] = if cfg!(target_arch = "aarch64") {
+    &[19, 20, 21, 22, 23, 24, 25, 26, 27, 28]
+} else {
+    &[3, 12, 13, 14, 15]
+};
+
 /// Where the kernel keeps the register that a frame address comes from in a signal frame, beside the interrupted address.
 #[cfg(target_arch = "aarch64")]
 fn in_signal_frame(register: u16) -> i32 {
@@ -86,7 +93,10 @@ fn agrees(rule: Option<&Rule>, row: &UnwindTableRow<usize>) -> bool {
             let (from, at, addend) = match register.0 {
                 SP => (cfa::STACK_POINTER, *offset, 0),
                 FP => (cfa::FRAME_POINTER, *offset, 0),
-                other => (cfa::INTERRUPTED, in_signal_frame(other).into(), *offset),
+                other if PRESERVED.contains(&other) => {
+                    (cfa::INTERRUPTED, in_signal_frame(other).into(), *offset)
+                }
+                other => (cfa::UNTOUCHED, in_signal_frame(other).into(), *offset),
             };
             (rule.cfa, rule.cfa_offset.into(), rule.cfa_addend.into()) == (from, at, addend)
         }

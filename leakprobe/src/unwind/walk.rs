@@ -79,7 +79,7 @@ impl StackMemory {
             cfa::FRAME_POINTER => at.fp.wrapping_add_signed(offset),
             cfa::AT_STACK_POINTER => word(at.sp.wrapping_add_signed(offset))?.wrapping_add_signed(addend),
             cfa::AT_FRAME_POINTER => word(at.fp.wrapping_add_signed(offset))?.wrapping_add_signed(addend),
-            cfa::INTERRUPTED if at.back == 0 => {
+            from @ (cfa::INTERRUPTED | cfa::UNTOUCHED) if at.back == 0 || from == cfa::UNTOUCHED => {
                 word(at.interrupted.wrapping_add_signed(offset))?.wrapping_add_signed(addend)
             }
             cfa::LINKAGE_TABLE => {

@@ -284,6 +284,15 @@ fn in_signal_frame(register: u64, arch: Arch) -> Option<i64> {
     Some(words * 8)
 }
 
+/// Whether a function that is called hands back a register as it was (by its number in call frame information), which it
+/// may have saved meanwhile: as the psABI of x86_64 and the procedure call standard of aarch64 have it.
+fn is_preserved(register: u64, arch: Arch) -> bool {
+    match arch {
+        Arch::X86_64 => register == 3 || (12..=15).contains(&register),
+        Arch::Aarch64 => (19..=28).contains(&register),
+    }
+}
+
 /// What a state says, as a rule; [`Rule::default`], that nothing is known, where no rule can say it.
 fn rule(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Rule {
     let outermost = Rule { cfa: cfa::STACK_POINTER, ra: saved::NOWHERE, ..Rule::default() };
@@ -304,7 +313,8 @@ fn express(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Option<Rule> {
             expression::Frame::LinkageTable(from) => (cfa::LINKAGE_TABLE, from, 0),
         },
         Frame::Register(register, offset) => {
-            (cfa::INTERRUPTED, in_signal_frame(register, arch)?, offset.try_into().ok()?)
+            let from = if is_preserved(register, arch) { cfa::INTERRUPTED } else { cfa::UNTOUCHED };
+            (from, in_signal_frame(register, arch)?, offset.try_into().ok()?)
         }
         Frame::Unset => return None,
     };
