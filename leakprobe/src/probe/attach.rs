@@ -20,9 +20,12 @@ use super::{
     inherited::{Arranged, Event, Threads},
     load::{self, Loaded, UprobePrograms},
 };
-use crate::sys::{
-    bpf::{self, LinkKind, Point},
-    clock,
+use crate::{
+    sys::{
+        bpf::{self, LinkKind, Point},
+        clock,
+    },
+    target::space::FileId,
 };
 
 /// A probe, planned to the byte.
@@ -46,9 +49,14 @@ impl PlannedProbe {
 
 /// Probes in place in one object of one process. Dropping it takes them out.
 pub struct Attachment {
+    object: FileId,
     links: Vec<Link>,
     /// When it was in place, `CLOCK_MONOTONIC` nanoseconds: children that were made later have it.
     since_ns: u64,
+    /// The same for this process.
+    placed_ns: u64,
+    /// Whether it went in before the object was met here.
+    is_foreseen: bool,
 }
 
 enum Link {
@@ -72,7 +80,8 @@ pub fn share(attachments: &[Attachment]) -> Vec<Attachment> {
 }
 
 impl Attachment {
-    fn share(&self) -> Option<Self> {
+    /// The same probes, for as long as one of both is kept; `None` where they are not inherited.
+    pub fn share(&self) -> Option<Self> {
         let share = |link: &Link| match link {
             Link::Multi { .. } | Link::Perf { .. } => None,
             Link::Inherited { threads, event } => {
@@ -80,7 +89,35 @@ impl Attachment {
             }
         };
         let links = self.links.iter().map(share).collect::<Option<_>>()?;
-        Some(Self { links, since_ns: self.since_ns })
+        Some(Self { links, ..*self })
+    }
+
+    /// The object that the probes are in.
+    pub fn object(&self) -> FileId {
+        self.object
+    }
+
+    /// Whether it went in, here or in a process that made this one, before the object was met there.
+    pub fn is_foreseen(&self) -> bool {
+        self.is_foreseen
+    }
+
+    /// When all were in place in this process or the one that made it, `CLOCK_MONOTONIC` nanoseconds.
+    pub fn placed_ns(&self) -> u64 {
+        self.placed_ns
+    }
+
+    /// The same probes for a process that may map the object later: nothing where they are not inherited.
+    ///
+    /// # Errors
+    /// Names the process and the cause.
+    pub fn foresee(&self, pid: u32) -> Result<Option<Self>> {
+        let Some(mut foreseen) = self.share() else { return Ok(None) };
+        foreseen.links = foreseen.extended(pid)?;
+        foreseen.since_ns = clock::monotonic_ns();
+        foreseen.placed_ns = foreseen.since_ns;
+        foreseen.is_foreseen = true;
+        Ok(Some(foreseen))
     }
 
     /// When it was in place, `CLOCK_MONOTONIC` nanoseconds.
@@ -93,6 +130,15 @@ impl Attachment {
     /// # Errors
     /// Names the process and the cause.
     pub fn extend(&mut self, pid: u32) -> Result<()> {
+        let more = self.extended(pid)?;
+        self.links.extend(more);
+        self.since_ns = 0;
+        self.placed_ns = clock::monotonic_ns();
+        Ok(())
+    }
+
+    /// Its events in one more process.
+    fn extended(&self, pid: u32) -> Result<Vec<Link>> {
         let mut more = Vec::new();
         let mut extended: Vec<&Arc<Event>> = Vec::new();
         for link in &self.links {
@@ -103,9 +149,7 @@ impl Attachment {
                 more.push(Link::Inherited { threads: event.extend(pid)?, event: Arc::clone(event) });
             }
         }
-        self.links.extend(more);
-        self.since_ns = 0;
-        Ok(())
+        Ok(more)
     }
 }
 
@@ -152,34 +196,37 @@ pub fn arrange(loaded: &mut Loaded, probes: &[PlannedProbe]) -> (Vec<Arranged>, 
     (arranged, cookies)
 }
 
-/// With `--follow`: puts events into the object `file`, as mapped by process `pid`, in a way that its children inherit.
+/// With `--follow`: puts events into the object `object`, open as `file`, as mapped by process `pid`, in a way that its
+/// children inherit.
 ///
 /// # Errors
 /// Names the process and the cause. Nothing is left attached.
 pub fn attach_inherited(
     loaded: &Loaded,
-    file: BorrowedFd<'_>,
+    (object, file): (FileId, BorrowedFd<'_>),
     pid: u32,
     arranged: &[Arranged],
 ) -> Result<Attachment> {
     let definitions = loaded.inherited.as_ref().context("there are no programs for events")?;
     let events = definitions.attach(file, pid, arranged)?;
     let links = events.into_iter().map(|(event, threads)| Link::Inherited { threads, event }).collect();
-    Ok(Attachment { links, since_ns: clock::monotonic_ns() })
+    let since_ns = clock::monotonic_ns();
+    Ok(Attachment { object, links, since_ns, placed_ns: since_ns, is_foreseen: false })
 }
 
-/// Puts probes into the object `file`, as mapped by process `pid`, in the order of [`Order`].
+/// Puts probes into the object `object`, open as `file`, as mapped by process `pid`, in the order of [`Order`].
 ///
 /// # Errors
 /// Names the process and the cause. Nothing is left attached.
 pub fn attach(
     loaded: &mut Loaded,
     floor: bool,
-    file: BorrowedFd<'_>,
+    (object, file): (FileId, BorrowedFd<'_>),
     pid: u32,
     probes: &[PlannedProbe],
 ) -> Result<Attachment> {
-    let mut attachment = Attachment { links: Vec::new(), since_ns: 0 };
+    let mut attachment =
+        Attachment { object, links: Vec::new(), since_ns: 0, placed_ns: 0, is_foreseen: false };
     for (role, probes) in Order::of(probes).roles() {
         if probes.is_empty() {
             continue;

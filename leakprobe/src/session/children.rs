@@ -25,7 +25,10 @@ use crate::{
     drain::decode::CopiedStack,
     probe::attach::{self, Attachment},
     sys::{clock, ready},
-    target::process::{Process, TargetError},
+    target::{
+        process::{Process, TargetError},
+        space::FileId,
+    },
 };
 
 /// Copies of stacks that are kept until the process that they are of is known: more than their ring buffer has room for.
@@ -69,6 +72,8 @@ pub struct Children {
 /// A child that is not taken in yet.
 struct Pending {
     process: Process,
+    /// When it has called exec last, `CLOCK_MONOTONIC` nanoseconds, where that was told.
+    executed_ns: u64,
     parent: u32,
     seed: Arc<Seed>,
     probes: Vec<Attachment>,
@@ -114,6 +119,13 @@ impl Children {
         };
         if stacks.len() < MAX_STACKS {
             stacks.push(stack);
+        }
+    }
+
+    /// Notes that one that waits has executed a program.
+    pub fn exec(&mut self, pid: u32, at_ns: u64) {
+        if let Some(pending) = self.pending.get_mut(&pid) {
+            pending.executed_ns = at_ns;
         }
     }
 
@@ -199,7 +211,8 @@ impl Session {
         if let Some(ranges) = &mut self.ranges {
             ranges.fork(parent, child, born);
         }
-        let pending = Pending { process, parent, seed, probes, guard, born, stacks: Vec::new() };
+        let pending =
+            Pending { process, executed_ns: 0, parent, seed, probes, guard, born, stacks: Vec::new() };
         self.children.pending.insert(child, pending);
         Ok(())
     }
@@ -216,6 +229,26 @@ impl Session {
             let _ = seed::extend(&mut pending.probes, pid, 0);
         } else if let Some(index) = self.index_of(pid).filter(|&index| !self.watched[index].has_ended()) {
             self.watched[index].renew_probes();
+        }
+    }
+
+    /// Puts the probes in an object that a process has met into those that it comes from: see [`watched::foreseen`].
+    pub(super) fn foresee(&mut self, index: usize, object: FileId) {
+        /// Longer lines are not gone back; nor do numbers that are another process's by now lead in circles.
+        const MAX_DEPTH: usize = 16;
+        let Some(of) = self.watched[index].probes_in(object).and_then(Attachment::share) else { return };
+        let mut parent = self.watched[index].parent();
+        for _ in 0..MAX_DEPTH {
+            let Some(pid) = parent else { return };
+            if let Some(pending) = self.children.pending.get_mut(&pid) {
+                watched::foreseen::foresee(&mut pending.probes, &of, pid);
+                parent = Some(pending.parent);
+            } else if let Some(index) = self.index_of(pid) {
+                self.watched[index].foresee(&of);
+                parent = self.watched[index].parent();
+            } else {
+                return;
+            }
         }
     }
 
@@ -313,7 +346,7 @@ impl Session {
 
     /// Gives a child a place.
     fn take_in_place(&mut self, pending: Pending, target: &Target) -> Result<usize> {
-        let Pending { process, parent, seed, probes, guard, born, stacks } = pending;
+        let Pending { process, executed_ns, parent, seed, probes, guard, born, stacks } = pending;
         if let Some(refusal) = watched::seccomp_refusal(&process)?
             && !self.options.allow_return_probes_under_seccomp
         {
@@ -325,9 +358,9 @@ impl Session {
         let epoch = self.unwinding.epoch(target.number)?;
         self.unwinding.begin_anew(index as u32, epoch + (epoch & 1))?;
         let generation = target.generation;
-        let is_forked = target.flags & Target::FORKED != 0;
+        let executed_ns = (target.flags & Target::FORKED == 0).then_some(executed_ns);
         let mut watched =
-            Watched::child(process, &seed, (probes, guard), parent, (born, generation), is_forked)?;
+            Watched::child(process, &seed, (probes, guard), parent, (born, generation), executed_ns)?;
         for stack in stacks {
             watched.made_in(stack, epoch);
         }

@@ -257,8 +257,9 @@ impl Session {
                 }
             }
             Message::Born { tgid, child, at_ns } => self.born(tgid, child, at_ns)?,
-            Message::Exec { tgid, generation, .. } => {
+            Message::Exec { tgid, generation, at_ns } => {
                 if self.children.has(tgid) {
+                    self.children.exec(tgid, at_ns);
                     return self.take_in(tgid);
                 }
                 let Some(index) = self.index_of(tgid) else {
@@ -271,7 +272,7 @@ impl Session {
                     return Ok(());
                 }
                 self.keep_image(tgid, generation)?;
-                self.watched[index].exec(generation);
+                self.watched[index].exec(generation, at_ns);
                 self.watched[index].refresh();
                 self.forget_replaced(tgid, generation)?;
                 if let Some(ranges) = &mut self.ranges {

@@ -189,6 +189,9 @@ impl Session {
         }
         if self.options.follow {
             for object in &mut planned {
+                if watched.probes_in(object.id).is_some() {
+                    continue;
+                }
                 let (arranged, cookies) = attach::arrange(&mut self.loaded, &object.probes);
                 // By address, they are told of above.
                 if self.cookies.is_none() {
@@ -197,8 +200,12 @@ impl Session {
                 object.arranged = Some(arranged);
             }
         }
+        let met: Vec<_> = planned.iter().map(|object| object.id).collect();
         for object in planned {
             watched.probe(&mut self.loaded, object, floor)?;
+        }
+        if self.options.follow {
+            met.into_iter().for_each(|object| self.foresee(index, object));
         }
         Ok(true)
     }

@@ -1,5 +1,6 @@
 //! One process of a session: what is known of it, and its probes.
 
+pub mod foreseen;
 pub mod seed;
 mod told;
 
@@ -27,6 +28,7 @@ use crate::{
         plan::Arch,
     },
     report::model::ProbeRow,
+    sys::clock,
     target::{
         discovery::{Discovery, FoundObject},
         family::LINKER,
@@ -103,6 +105,11 @@ pub struct Watched {
     is_settled: bool,
     /// When it executed a program, as long as what that has mapped was not seen.
     executed: Option<Instant>,
+    /// What its mappings are known of: when they were read last, and when what that has shown first was not mapped yet.
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    read_ns: u64,
+    taken_ns: u64,
+    lacked_ns: u64,
     /// Whether the dynamic linker has told of that program's objects.
     is_linked: bool,
     /// Whether functions that may throw have return probes, where nothing else would tell of their returns.
@@ -168,6 +175,9 @@ impl Watched {
             late: Vec::new(),
             is_settled: false,
             executed: None,
+            read_ns: 0,
+            taken_ns: 0,
+            lacked_ns: 0,
             is_linked: false,
             throwing,
             process,
@@ -232,9 +242,10 @@ impl Watched {
         self.seed = None;
     }
 
-    /// It has executed a program, which has mapped nothing yet.
-    fn begin_program(&mut self) {
+    /// It has executed a program at that time, which has mapped nothing yet.
+    fn begin_program(&mut self, at_ns: u64) {
         (self.executed, self.is_linked) = (Some(Instant::now()), false);
+        self.taken_ns = at_ns;
     }
 
     /// Whether the objects of the program that it has executed were never seen.
@@ -242,11 +253,11 @@ impl Watched {
         self.executed.is_some()
     }
 
-    /// Notes that it runs another program now.
-    pub fn exec(&mut self, generation: u32) {
+    /// Notes that it runs another program, since that time (`CLOCK_MONOTONIC` nanoseconds).
+    pub fn exec(&mut self, generation: u32, at_ns: u64) {
         self.generation = generation;
         self.programs += 1;
-        self.begin_program();
+        self.begin_program(at_ns);
         self.looked = None;
         self.seed = None;
     }
@@ -254,6 +265,7 @@ impl Watched {
     /// Reads its mappings; `None` when it has ended.
     pub fn read_mappings(&mut self, objects: &mut ObjectCache) -> Result<Option<AddressSpace>> {
         self.looked = Some(Instant::now());
+        self.read_ns = clock::monotonic_ns();
         self.look_wanted = false;
         let scan = match read_address_space(&self.process, objects) {
             Ok(scan) => scan,
@@ -271,6 +283,7 @@ impl Watched {
     /// Takes in its mappings, those of an epoch of its code, and returns the allocators that are new.
     pub fn take_in(&mut self, mapped: &AddressSpace, epoch: u32) -> Vec<FoundObject> {
         self.seed = None;
+        (self.lacked_ns, self.taken_ns) = (self.taken_ns, self.read_ns);
         if self.is_linked || self.executed.is_some_and(|at| at.elapsed() >= LINKING) {
             self.executed = None;
         }
@@ -381,12 +394,21 @@ impl Watched {
     /// Puts its probes into an object.
     pub fn probe(&mut self, loaded: &mut Loaded, planned: PlannedObject, floor: bool) -> Result<()> {
         let pid = self.pid();
-        let PlannedObject { object, probes, rows, arranged, .. } = planned;
+        let PlannedObject { id, object, probes, rows, arranged } = planned;
         let Ok(file) = &object.file else { return Ok(()) };
         self.seed = None;
+        if let Some(placed_ns) = self.foreseen_ns(id) {
+            if placed_ns >= self.lacked_ns {
+                self.note_if_late(&object, &rows);
+            }
+            self.probes.extend(rows);
+            self.placed.push((object, probes));
+            return Ok(());
+        }
+        let file = (id, file.as_fd());
         let attached = match &arranged {
-            Some(arranged) => attach::attach_inherited(loaded, file.as_fd(), pid, arranged),
-            None => attach::attach(loaded, floor, file.as_fd(), pid, &probes),
+            Some(arranged) => attach::attach_inherited(loaded, file, pid, arranged),
+            None => attach::attach(loaded, floor, file, pid, &probes),
         };
         match attached {
             Ok(attachment) => {

@@ -247,6 +247,40 @@ fn an_allocator_that_comes_with_an_exec_is_told_of() {
 }
 
 #[test]
+fn the_second_program_with_another_libc_has_its_probes_from_the_start() {
+    check_second_program(&[]);
+}
+
+#[test]
+fn so_it_has_where_probes_carry_no_cookies() {
+    check_second_program(&["--attach-with", "perf-event-by-address"]);
+}
+
+fn check_second_program(options: &[&str]) {
+    let (mut victim, mut probe) = follow(options);
+    let program = compile::victim("follow_static").display().to_string();
+    // From a child, whose parent is to make the next one.
+    let first = child(&mut victim, "fork");
+    victim.run(&format!("at 0 exec {program}"));
+    probe.wait_running(first);
+    let met = probe.next_report().warnings.iter().filter(|warning| warning.kind == "met_late").count();
+    assert_eq!(met, 1);
+    for _ in 0..5 {
+        victim.run(&format!("spawn {program}"));
+    }
+    // Each takes 60 blocks of 20 bytes as soon as it runs, beside what its libc takes before.
+    let reports = probe.finish();
+    let report = last(&reports);
+    let leaked = report.sums_of(&["leak"]);
+    assert_eq!((leaked.blocks, leaked.bytes), (5 * 60, 5 * 60 * 20), "{}", report.digest());
+    // Only the first one was met late.
+    let late: Vec<_> = report.warnings.iter().filter(|warning| warning.kind == "met_late").collect();
+    assert!(late.len() == 1 && late[0].text.contains(&format!("process {first} by")), "{late:?}");
+    check_clean(report);
+    victim.quit();
+}
+
+#[test]
 fn a_childs_heap_grows_from_where_its_parents_was() {
     let (mut victim, probe) = follow(&["--mmap"]);
     victim.run("grow 5");

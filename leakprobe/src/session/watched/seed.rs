@@ -90,14 +90,14 @@ impl Watched {
     }
 
     /// A child, which has not been looked at itself, with the probes that it has inherited. `images`: the numbers of its first
-    /// program image and of the present one; `is_forked`: whether that is its parent's.
+    /// program image and of the present one; `executed_ns`: when it has executed that, which is its parent's otherwise.
     pub fn child(
         process: Process,
         seed: &Seed,
         (attachments, guard): (Vec<Attachment>, Guard),
         parent: u32,
         images: (u32, u32),
-        is_forked: bool,
+        executed_ns: Option<u64>,
     ) -> Result<Self> {
         let (born, generation) = images;
         let mut watched = Self::new(process, seed.discovery.clone(), seed.throwing, generation)?;
@@ -108,13 +108,13 @@ impl Watched {
         watched.programs = generation.wrapping_sub(born) + 1;
         watched.attachments = attachments;
         watched.is_settled = true;
-        if !is_forked {
-            watched.begin_program();
+        if let Some(at_ns) = executed_ns {
+            watched.begin_program(at_ns);
         }
         watched.guard = Some(guard);
         watched.placed.clone_from(&seed.placed);
         watched.probes = seed.probes.iter().map(|row| ProbeRow { pid, ..row.clone() }).collect();
-        if let (true, Some(space)) = (is_forked, &seed.space) {
+        if let (None, Some(space)) = (executed_ns, &seed.space) {
             watched.take_in(space, 0);
         }
         Ok(watched)
