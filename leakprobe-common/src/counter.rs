@@ -55,6 +55,9 @@ counters! {
     Filtered = "filtered",
     /// Left out by sampling.
     Unsampled = "unsampled",
+    /// Left by an exception, or by the end of the thread: of functions whose every return instruction is probed, so nothing
+    /// was handed out.
+    Thrown = "thrown",
     /// Lost: entered and never returned (longjmp, exception, thread ended).
     Abandoned = "abandoned",
     /// Lost: the map of outstanding blocks was full.

@@ -170,8 +170,12 @@ fn trampoline(thread: &Thread) -> u64 {
 /// is pending again.
 #[inline(always)]
 pub fn abandon<C: EbpfContext>(ctx: &C, thread: &mut Thread) {
-    debug!(ctx, "thread {} left a call at sp {:x} without returning", thread.tid, thread.stack_pointer);
-    count(Counter::Abandoned);
+    if thread.cookie.ends_at_instructions() && thread.chained == 0 {
+        count(Counter::Thrown);
+    } else {
+        debug!(ctx, "thread {} left a call at sp {:x} without returning", thread.tid, thread.stack_pointer);
+        count(Counter::Abandoned);
+    }
     if thread.has_taken != 0 {
         count(Counter::TakenAbandoned);
         block::retire(&thread.taken, None);

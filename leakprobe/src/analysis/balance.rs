@@ -94,6 +94,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
             kept(Counter::Nested),
             kept(Counter::Filtered),
             kept(Counter::Unsampled),
+            kept(Counter::Thrown),
             kept(Counter::NotATarget),
             lost(Counter::Abandoned),
             lost(Counter::BlockMapFull),

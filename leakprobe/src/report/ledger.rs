@@ -114,6 +114,7 @@ fn words(name: &str) -> Option<Words> {
         "nested" => plain("nested in another call"),
         "filtered" => plain("filtered by size"),
         "unsampled" => plain("not sampled"),
+        "thrown" => plain("left by an exception"),
         "abandoned" => loss(
             "never returned",
             "allocation",

@@ -101,7 +101,7 @@ fn check_cpp(allocator: &Allocator, arguments: &[&str]) {
     assert!(report.sites.iter().all(|site| site.allocator == allocator.name), "{}", report.digest());
     // One of its rows throws, if it may.
     let thrown = u64::from(arguments.is_empty());
-    assert_eq!(report.ledger.count("abandoned"), thrown, "{}", report.digest());
+    assert_eq!(report.ledger.count("thrown"), thrown, "{}", report.digest());
     for lost in ["free_unknown", "missed_free"] {
         assert_eq!(report.ledger.count(lost), 0, "{lost}{}", report.digest());
     }

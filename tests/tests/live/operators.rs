@@ -29,8 +29,8 @@ fn check_with(options: &[&str], allocator: &Allocator, phases: &[&str], thrown: 
 fn check_books(report: &Report, allocator: &Allocator, thrown: u64) {
     assert!(report.sites.iter().all(|site| site.allocator == allocator.name), "{}", report.digest());
     assert!(!report.warnings.iter().any(|warning| warning.kind == "operator_new"), "{:?}", report.warnings);
-    assert_eq!(report.ledger.count("abandoned"), thrown, "{}", report.digest());
-    for lost in ["free_unknown", "missed_free", "return_without_entry"] {
+    assert_eq!(report.ledger.count("thrown"), thrown, "{}", report.digest());
+    for lost in ["free_unknown", "missed_free", "return_without_entry", "abandoned"] {
         assert_eq!(report.ledger.count(lost), 0, "{lost}{}", report.digest());
     }
 }
