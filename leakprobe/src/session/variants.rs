@@ -1,6 +1,6 @@
 //! Which libraries have taken the place of others: the same return address is another stack then. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leakprobe_common::{mix, stack_id, stack_seed, variant_hash};
 
@@ -12,13 +12,16 @@ const MAX_SEEN: usize = 4096;
 /// Epochs whose variants are remembered. Stacks of earlier ones are named by what was mapped before and after alike.
 const MAX_EPOCHS: usize = 4096;
 
+/// Variants of one epoch that are remembered: objects that are added to it make more.
+const MAX_IN_EPOCH: usize = 16;
+
 /// The code that a program image has had mapped, in order of appearance.
 #[derive(Debug, Default)]
 pub struct Variants {
     generation: u32,
     seen: Vec<Seen>,
-    /// By epoch of the code: the variant of what was mapped, as of the last look.
-    variants: BTreeMap<u32, u32>,
+    /// By epoch of the code: the variants of what was mapped, the latest last.
+    variants: BTreeMap<u32, Vec<u32>>,
 }
 
 /// A mapping of code.
@@ -43,10 +46,14 @@ impl Seen {
         }
     }
 
+    /// Which file is where. A look in the midst of the dynamic linker's work can find code mapped in another length.
+    fn place(&self) -> (FileId, u64) {
+        (self.file, self.start.wrapping_sub(self.offset))
+    }
+
     /// Whether an address would be of other code.
     fn contradicts(&self, other: &Self) -> bool {
-        let place = |seen: &Self| (seen.file, seen.start.wrapping_sub(seen.offset));
-        self.start < other.end && other.start < self.end && place(self) != place(other)
+        self.start < other.end && other.start < self.end && self.place() != other.place()
     }
 }
 
@@ -62,7 +69,12 @@ impl Variants {
             }
         }
         let variant = self.variant(mapped.mappings.iter());
-        self.variants.insert(epoch, variant);
+        let variants = self.variants.entry(epoch).or_default();
+        variants.retain(|&known| known != variant);
+        variants.push(variant);
+        if variants.len() > MAX_IN_EPOCH {
+            variants.remove(0);
+        }
         if self.variants.len() > MAX_EPOCHS {
             self.variants.pop_first();
         }
@@ -71,7 +83,7 @@ impl Variants {
 
     /// The variant of what was mapped in an epoch, as of the last look; `None` where that was not read.
     pub fn of(&self, generation: u32, epoch: u32) -> Option<u32> {
-        self.variants.get(&epoch).copied().filter(|_| self.generation == generation)
+        self.variants.get(&epoch)?.last().copied().filter(|_| self.generation == generation)
     }
 
     /// The ID of a stack that has `id`, and was made in an epoch in which `space` was mapped: code that the stack does not
@@ -84,13 +96,11 @@ impl Variants {
         frames: &[u64],
         space: &AddressSpace,
     ) -> Option<u64> {
-        let all = *self.variants.get(&epoch).filter(|_| self.generation == generation)?;
+        let variants = self.variants.get(&epoch).filter(|_| self.generation == generation)?;
         let hash = frames.iter().fold(stack_seed(tgid, generation), |hash, &frame| mix(hash, frame));
         let with = |variant| stack_id(variant_hash(hash, variant));
         // Where it was made in other code than is known of, it stays as it is.
-        if all == 0 || with(all) != id {
-            return None;
-        }
+        variants.iter().find(|&&all| all != 0 && with(all) == id)?;
         let has_frame = |mapping: &&Mapping| {
             // A return address can be the first one behind its function's code.
             frames.iter().any(|&frame| mapping.start <= frame && frame <= mapping.end)
@@ -102,10 +112,11 @@ impl Variants {
     fn variant<'a>(&self, mappings: impl Iterator<Item = &'a Mapping>) -> u32 {
         let mut variant = 0;
         for seen in mappings.filter_map(Seen::of) {
-            let before = self.seen.iter().take_while(|&other| *other != seen);
-            let rank = before.filter(|other| other.contradicts(&seen)).count() as u64;
-            if rank > 0 {
-                variant = mix(mix(mix(variant, seen.start), seen.end), rank);
+            let before = self.seen.iter().take_while(|other| other.place() != seen.place());
+            let others: BTreeSet<_> =
+                before.filter(|other| other.contradicts(&seen)).map(Seen::place).collect();
+            if !others.is_empty() {
+                variant = mix(mix(variant, seen.start), others.len() as u64);
             }
         }
         // The upper half is the better mixed one. 0 would say that nothing has changed.
@@ -155,6 +166,31 @@ mod tests {
         // A library beside all others changes nothing, and a new program has no past.
         assert_eq!(variants.take_in(0, 0, &space(&[(0, 10, 1), (90, 95, 4)])), 0);
         assert_eq!(variants.take_in(1, 0, &other), 0);
+    }
+
+    #[test]
+    fn code_that_is_seen_while_it_is_being_mapped_is_the_same() {
+        // The whole file with the rights of its first segment, as the dynamic linker maps it at first.
+        let (half, one) = (space(&[(0, 10, 1), (50, 90, 2)]), space(&[(0, 10, 1), (50, 60, 2)]));
+        let (half_other, other) = (space(&[(0, 10, 1), (50, 95, 3)]), space(&[(0, 10, 1), (50, 80, 3)]));
+        let mut variants = Variants::default();
+        assert_eq!([&half, &one].map(|space| variants.take_in(0, 0, space)), [0, 0]);
+        let variant = variants.take_in(0, 2, &half_other);
+        assert_ne!(variant, 0);
+        assert_eq!(variants.take_in(0, 2, &other), variant);
+        assert_eq!([&one, &half].map(|space| variants.take_in(0, 4, space)), [0, 0]);
+        assert_eq!(variants.take_in(0, 6, &space(&[(0, 10, 1), (50, 70, 3)])), variant, "in any length");
+    }
+
+    #[test]
+    fn a_stack_made_before_more_code_was_added_has_its_own_id_still() {
+        let mut variants = Variants::default();
+        variants.take_in(0, 0, &space(&[(0, 10, 1), (50, 60, 2), (70, 80, 4)]));
+        let first = variants.take_in(0, 2, &space(&[(0, 10, 1), (50, 60, 3)]));
+        let now = space(&[(0, 10, 1), (50, 60, 3), (70, 80, 5)]);
+        assert_ne!(variants.take_in(0, 2, &now), first);
+        let beside = [5, 7];
+        assert_eq!(variants.own_id(id(&beside, first), (5, 0), 2, &beside, &now), Some(id(&beside, 0)));
     }
 
     #[test]
