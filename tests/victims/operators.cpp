@@ -93,7 +93,8 @@ OWN_FRAME void throws(long count)
     long thrown = 0;
     for (long i = 0; i < count; i++) {
         try {
-            if (i % 2)
+            // In turns, and then the same call over and over.
+            if (i % 2 && i < count / 2)
                 deep(i % 7);
             else
                 KEEP(::operator new(huge));
