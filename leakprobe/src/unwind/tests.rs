@@ -44,10 +44,14 @@ fn mapped_files() -> BTreeSet<PathBuf> {
     maps.lines().filter_map(code).collect()
 }
 
-/// Whether no rule can say a row: the frame pointer or the return address is in another register.
+/// Whether no rule can say a row: the frame pointer or the return address is in another register, or the stack pointer
+/// somewhere else than at the frame address (a signal frame says where that is, which is the same).
 fn is_beyond_rules(row: &UnwindTableRow<usize>) -> bool {
     let in_register = |register| matches!(row.register(Register(register)), Some(RegisterRule::Register(_)));
-    in_register(FP) || in_register(RA)
+    let sp = row.register(Register(SP));
+    in_register(FP)
+        || in_register(RA)
+        || !matches!(sp, None | Some(RegisterRule::Expression(_) | RegisterRule::ValOffset(0)))
 }
 
 /// Registers that calls preserve, beside the frame pointer.

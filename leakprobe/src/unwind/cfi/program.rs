@@ -44,6 +44,8 @@ pub struct State<'a> {
     fp: Place<'a>,
     /// Of the return address.
     ra: Place<'a>,
+    /// Of the stack pointer: the canonical frame address, where nothing is said of it.
+    sp: Place<'a>,
 }
 
 /// Numbers of registers.
@@ -65,7 +67,7 @@ fn names(arch: Arch) -> Names {
 /// # Errors
 /// When they are damaged.
 pub fn initial<'a>(common: &Common<'a>, arch: Arch) -> Result<State<'a>, Damaged> {
-    let blank = State { frame: Frame::Unset, fp: Place::Unset, ra: Place::Unset };
+    let blank = State { frame: Frame::Unset, fp: Place::Unset, ra: Place::Unset, sp: Place::Unset };
     let mut machine = Machine::new(common, arch, blank, 0);
     machine.run(common.instructions, |_, _| ())?;
     Ok(machine.state)
@@ -195,8 +197,8 @@ impl<'a, 'b> Machine<'a, 'b> {
             }
             0x14 | 0x15 => {
                 let register = reader.unsigned()?;
-                reader.unsigned()?;
-                self.set(register, Place::Other);
+                let is_frame = reader.unsigned()? == 0 && register == self.names.sp;
+                self.set(register, if is_frame { Place::Unset } else { Place::Other });
             }
             0x16 => {
                 let register = reader.unsigned()?;
@@ -255,6 +257,8 @@ impl<'a, 'b> Machine<'a, 'b> {
             self.state.fp = place;
         } else if register == self.common.return_register {
             self.state.ra = place;
+        } else if register == self.names.sp {
+            self.state.sp = place;
         }
     }
 
@@ -263,6 +267,8 @@ impl<'a, 'b> Machine<'a, 'b> {
             self.state.fp = self.initial.fp;
         } else if register == self.common.return_register {
             self.state.ra = self.initial.ra;
+        } else if register == self.names.sp {
+            self.state.sp = self.initial.sp;
         }
     }
 }
@@ -318,6 +324,19 @@ fn express(state: &State<'_>, common: &Common<'_>, arch: Arch) -> Option<Rule> {
         }
         Frame::Unset => return None,
     };
+    // glibc's setcontext has its frame address in what it switches to, which is no stack.
+    let is_frame_address = match state.sp {
+        Place::Unset => true,
+        Place::At(bytes) => match (expression::address(bytes, names.sp, names.fp)?, from, addend) {
+            (expression::Address::StackPointer(at), cfa::AT_STACK_POINTER, 0)
+            | (expression::Address::FramePointer(at), cfa::AT_FRAME_POINTER, 0) => at == cfa_offset,
+            _ => false,
+        },
+        Place::Same | Place::Nowhere | Place::Offset(_) | Place::Other => false,
+    };
+    if !is_frame_address {
+        return None;
+    }
     let place = |place: Place<'_>| match place {
         Place::Unset | Place::Same => Some((saved::SAME, 0)),
         Place::Nowhere => Some((saved::NOWHERE, 0)),
