@@ -212,7 +212,7 @@ pub struct Target {
     pub book: u32,
     /// The number that its first program image had, which with its own number is its identity.
     pub born: u32,
-    /// [`Target::FORKED`], [`Target::PENDING`].
+    /// [`Target::FORKED`], [`Target::PENDING`], [`Target::THREADED`].
     pub flags: u32,
     /// 1 from when the dynamic linker has said that it adds objects until it is done.
     pub adding: u32,
@@ -225,6 +225,8 @@ impl Target {
     pub const FORKED: u32 = 1;
     /// In [`Target::flags`]: a child that user space has not taken in yet; its place is its parent's.
     pub const PENDING: u32 = 2;
+    /// In [`Target::flags`]: with `--follow`, its present program has made threads.
+    pub const THREADED: u32 = 4;
 }
 
 /// The number of the image of a child that was made at this time: no other child of its process number has it, nor
@@ -320,7 +322,8 @@ pub struct Thread {
 pub enum EventKind {
     /// A stack was seen for the first time; `a` is its ID. Its objects may have been mapped just now.
     NewStack = 1,
-    /// The process replaced its program; `a` is the new generation.
+    /// The process replaced its program; `a` is the new generation, and 2^32 more where probes may be lost by that:
+    /// another thread than the first one has called for it, or, with `--follow`, it had made threads.
     Exec = 2,
     /// A [`RangeEvent`] follows the head.
     Range = 3,

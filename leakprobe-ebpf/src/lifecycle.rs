@@ -31,20 +31,22 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     forget(ctx, old_tid);
     forget(ctx, tid);
     // SAFETY: points into a live map value, which only this thread changes (it is the last of its process).
-    let generation = unsafe {
+    let (generation, had_threads) = unsafe {
+        let had_threads = (*target).flags & Target::THREADED != 0;
         // A child of vfork has had its parent's number until now, with its parent's memory.
         let had_own = FOLLOW.load() == 0 || (*target).owner == tgid;
         (*target).generation = if had_own { (*target).generation + 1 } else { (*target).born };
         (*target).trampoline = 0;
         (*target).image = (*target).generation;
         (*target).owner = tgid;
-        (*target).flags &= !Target::FORKED;
-        (*target).generation
+        (*target).flags &= !(Target::FORKED | Target::THREADED);
+        ((*target).generation, had_threads)
     };
     if FOLLOW.load() != 0 {
         kin::begin(tgid);
     }
-    tell(EventKind::Exec, tgid, generation as u64);
+    let is_replaced = (old_tid != tid || had_threads) as u64;
+    tell(EventKind::Exec, tgid, is_replaced << 32 | generation as u64);
     0
 }
 
@@ -71,10 +73,12 @@ pub fn born(ctx: &TracePointContext) -> u32 {
         return 0;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: entries are removed only when a target is dropped.
-    let Some(parent) = (unsafe { TARGETS.get(tgid) }) else { return 0 };
+    let Some(parent) = TARGETS.get_ptr_mut(tgid) else { return 0 };
+    // SAFETY: a live map value: entries are removed only when a target is dropped.
+    let parent = unsafe { &mut *parent };
     let flags = read(ctx, FLAGS_OFFSET.load());
     if flags & CLONE_THREAD != 0 {
+        parent.flags |= Target::THREADED;
         return 0;
     }
     let child = read(ctx, CHILD_OFFSET.load()) as u32;
@@ -82,7 +86,7 @@ pub fn born(ctx: &TracePointContext) -> u32 {
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let mut target = *parent;
     target.born = forked_generation(at_ns);
-    target.flags |= Target::PENDING;
+    target.flags = target.flags & !Target::THREADED | Target::PENDING;
     if flags & CLONE_VM == 0 {
         target.generation = target.born;
         target.owner = child;

@@ -3,10 +3,10 @@
  * `leak N SIZE`: N blocks. `free N`: gives the oldest N blocks back, which a child has copies of from before its fork.
  * `fork`, `thread`: makes a child, from the main thread or another one, which waits for commands too; children are
  * numbered from 0. `at I COMMAND`: has child I do it. `end I`: child I ends. `kill I`: it is killed. `exec PROGRAM`:
- * becomes another victim, or itself. `bomb N A F`: N children, one after the other, each of which takes A blocks at
- * `bomb_leak`, gives F of its parent's back, and ends. `orphan N SIZE`: a child that leaks N blocks, and N more three
- * seconds later, and ends. `grow PAGES`: its heap, by `grow`. `spawn PROGRAM`: runs a program by vfork until it ends.
- * With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
+ * becomes another victim, or itself; `replace PROGRAM`: the same in another thread. `bomb N A F`: N children, one after
+ * the other, each of which takes A blocks at `bomb_leak`, gives F of its parent's back, and ends. `orphan N SIZE`: a child
+ * that leaks N blocks, and N more three seconds later, and ends. `grow PAGES`: its heap, by `grow`. `spawn PROGRAM`: runs
+ * a program by vfork until it ends. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
  */
 #define _GNU_SOURCE
 #include "victim.h"
@@ -130,6 +130,13 @@ static void *make_in_thread(void *nothing)
     return nothing;
 }
 
+static void *execute(void *program)
+{
+    execl(program, (const char *)program, NULL);
+    MUST(0);
+    return NULL;
+}
+
 static void *do_nothing(void *nothing)
 {
     return nothing;
@@ -195,6 +202,9 @@ static void serve(void)
             const char *program = victim_word(1);
             execl(program, program, NULL);
             MUST(0);
+        } else if (victim_is("replace")) {
+            pthread_t thread;
+            MUST(pthread_create(&thread, NULL, execute, victim_word(1)) == 0 && pthread_join(thread, NULL) == 0);
         } else if (victim_is("bomb")) {
             bomb(victim_number(1), victim_number(2), victim_number(3));
         } else if (victim_is("orphan")) {

@@ -118,6 +118,9 @@ pub enum Message {
         at_ns: u64,
         /// Its new generation.
         generation: u32,
+        /// Whether its probes may have gone with one of its threads: those of the kernel's links are the first one's, and events
+        /// that are inherited can be any one's.
+        is_replaced: bool,
     },
     /// The dynamic linker has mapped or unmapped objects.
     CodeChange {
@@ -153,7 +156,8 @@ pub fn message(record: &[u8]) -> Option<Message> {
         kind if kind == EventKind::Exec as u32 => Some(Message::Exec {
             tgid: head.tgid,
             at_ns: head.at_ns,
-            generation: u32::try_from(head.a).ok()?,
+            generation: head.a as u32,
+            is_replaced: head.a >> 32 != 0,
         }),
         kind if kind == EventKind::CodeChange as u32 => {
             Some(Message::CodeChange { tgid: head.tgid, epoch: u32::try_from(head.a).ok()? })

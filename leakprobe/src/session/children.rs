@@ -72,8 +72,10 @@ pub struct Children {
 /// A child that is not taken in yet.
 struct Pending {
     process: Process,
-    /// When it has called exec last, `CLOCK_MONOTONIC` nanoseconds, where that was told.
+    /// When it has called exec last, `CLOCK_MONOTONIC` nanoseconds, where that was told, and whether it ever did so in
+    /// another thread than its first one.
     executed_ns: u64,
+    is_replaced: bool,
     parent: u32,
     seed: Arc<Seed>,
     probes: Vec<Attachment>,
@@ -122,10 +124,15 @@ impl Children {
         }
     }
 
-    /// Notes that one that waits has executed a program.
-    pub fn exec(&mut self, pid: u32, at_ns: u64) {
+    /// Notes that one that waits has executed a program, in its first thread or another one.
+    pub fn exec(&mut self, pid: u32, at_ns: u64, is_replaced: bool) {
         if let Some(pending) = self.pending.get_mut(&pid) {
             pending.executed_ns = at_ns;
+            if is_replaced {
+                pending.is_replaced = true;
+                // One that has ended needs none.
+                let _ = seed::extend(&mut pending.probes, pid, 0);
+            }
         }
     }
 
@@ -211,8 +218,17 @@ impl Session {
         if let Some(ranges) = &mut self.ranges {
             ranges.fork(parent, child, born);
         }
-        let pending =
-            Pending { process, executed_ns: 0, parent, seed, probes, guard, born, stacks: Vec::new() };
+        let pending = Pending {
+            process,
+            executed_ns: 0,
+            is_replaced: false,
+            parent,
+            seed,
+            probes,
+            guard,
+            born,
+            stacks: Vec::new(),
+        };
         self.children.pending.insert(child, pending);
         Ok(())
     }
@@ -346,7 +362,8 @@ impl Session {
 
     /// Gives a child a place.
     fn take_in_place(&mut self, pending: Pending, target: &Target) -> Result<usize> {
-        let Pending { process, executed_ns, parent, seed, probes, guard, born, stacks } = pending;
+        let Pending { process, executed_ns, is_replaced, parent, seed, probes, guard, born, stacks } =
+            pending;
         if let Some(refusal) = watched::seccomp_refusal(&process)?
             && !self.options.allow_return_probes_under_seccomp
         {
@@ -361,6 +378,9 @@ impl Session {
         let executed_ns = (target.flags & Target::FORKED == 0).then_some(executed_ns);
         let mut watched =
             Watched::child(process, &seed, (probes, guard), parent, (born, generation), executed_ns)?;
+        if is_replaced {
+            watched.replace();
+        }
         for stack in stacks {
             watched.made_in(stack, epoch);
         }

@@ -13,6 +13,16 @@ const MAX_TOLD: usize = 8;
 pub fn warnings(watched: &[Watched], unseen: u64) -> Vec<Warning> {
     let late = watched.iter().map(|watched| (watched.pid(), watched.late()));
     let mut warnings = told(late);
+    let replaced: Vec<u32> =
+        watched.iter().filter(|watched| watched.is_replaced()).map(Watched::pid).collect();
+    if !replaced.is_empty() {
+        let text = format!(
+            "{} executed a program when it had several threads, with one of which its probes may have gone: some of what it \
+             handed out in the milliseconds until they were in again may not be in this report",
+            named(&replaced),
+        );
+        warnings.push(Warning { kind: "met_late".to_owned(), text });
+    }
     if unseen > 0 {
         let text = format!(
             "{} had ended before leakprobe looked: what was handed out there by an allocator that the process had not had \
@@ -36,12 +46,7 @@ fn told<'a>(late: impl Iterator<Item = (u32, &'a [String])>) -> Vec<Warning> {
         .into_iter()
         .take(MAX_TOLD)
         .map(|(object, pids)| {
-            let who = match &pids[..] {
-                [pid] => format!("process {pid}"),
-                [pid, _] => format!("process {pid} and another one"),
-                [pid, more @ ..] => format!("process {pid} and {} others", more.len()),
-                [] => String::new(),
-            };
+            let who = named(&pids);
             let text = format!(
                 "{object} came to {who} by an exec or by dlopen: what it handed out in the milliseconds until its probes were \
                  in is not in this report (a program that leakprobe itself starts has them from the beginning)"
@@ -54,6 +59,16 @@ fn told<'a>(late: impl Iterator<Item = (u32, &'a [String])>) -> Vec<Warning> {
         warnings.push(Warning { kind: "met_late".to_owned(), text });
     }
     warnings
+}
+
+/// `process 7 and 2 others`.
+fn named(pids: &[u32]) -> String {
+    match pids {
+        [pid] => format!("process {pid}"),
+        [pid, _] => format!("process {pid} and another one"),
+        [pid, more @ ..] => format!("process {pid} and {} others", more.len()),
+        [] => String::new(),
+    }
 }
 
 #[cfg(test)]

@@ -257,9 +257,9 @@ impl Session {
                 }
             }
             Message::Born { tgid, child, at_ns } => self.born(tgid, child, at_ns)?,
-            Message::Exec { tgid, generation, at_ns } => {
+            Message::Exec { tgid, generation, at_ns, is_replaced } => {
                 if self.children.has(tgid) {
-                    self.children.exec(tgid, at_ns);
+                    self.children.exec(tgid, at_ns, is_replaced);
                     return self.take_in(tgid);
                 }
                 let Some(index) = self.index_of(tgid) else {
@@ -273,6 +273,9 @@ impl Session {
                 }
                 self.keep_image(tgid, generation)?;
                 self.watched[index].exec(generation, at_ns);
+                if is_replaced {
+                    self.put_in_again(index);
+                }
                 self.watched[index].refresh();
                 self.forget_replaced(tgid, generation)?;
                 if let Some(ranges) = &mut self.ranges {

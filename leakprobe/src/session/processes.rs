@@ -210,6 +210,17 @@ impl Session {
         Ok(true)
     }
 
+    /// Puts a process's probes in once more: the kernel knows the process that they are for by its first thread, and that one
+    /// is gone where another thread has executed a program.
+    pub(super) fn put_in_again(&mut self, index: usize) {
+        let floor = self.options.placement == Placement::Floor;
+        let old = self.watched[index].put_in_again(&mut self.loaded, floor);
+        if !old.is_empty() {
+            self.detaching.retain(|detaching| !detaching.is_finished());
+            self.detaching.push(thread::spawn(move || attach::detach(old)));
+        }
+    }
+
     /// Takes in the processes that have come to what was asked for, and probes them. Returns their places.
     pub(super) fn admit(&mut self) -> Result<Vec<usize>> {
         if self.stopped_ns.is_some() {

@@ -101,6 +101,8 @@ pub struct Watched {
     failures: Vec<String>,
     /// Allocators that were met when the process ran with them already.
     late: Vec<String>,
+    /// Whether another thread than its first one has executed a program: see [`Watched::put_in_again`].
+    is_replaced: bool,
     /// Whether all that it had at first is probed.
     is_settled: bool,
     /// When it executed a program, as long as what that has mapped was not seen.
@@ -173,6 +175,7 @@ impl Watched {
             cut: None,
             failures: Vec::new(),
             late: Vec::new(),
+            is_replaced: false,
             is_settled: false,
             executed: None,
             read_ns: 0,
@@ -287,6 +290,8 @@ impl Watched {
         if self.is_linked || self.executed.is_some_and(|at| at.elapsed() >= LINKING) {
             self.executed = None;
         }
+        // What it maps last may come after this look.
+        self.look_wanted |= self.executed.is_some();
         let trampoline = mapped.mappings.iter().find(|mapping| mapping.is_trampoline());
         self.trampoline = trampoline.map_or(0, |mapping| mapping.start);
         self.variant = self.variants.take_in(self.generation, epoch, mapped);
@@ -436,6 +441,40 @@ impl Watched {
                 Ok(())
             }
         }
+    }
+
+    /// Notes that another thread than its first one has executed a program: the kernel knows a process by that one, and its
+    /// probes with it.
+    pub fn replace(&mut self) {
+        self.is_replaced = true;
+    }
+
+    /// Puts all of its probes in once more; those that were in, to be detached.
+    pub fn put_in_again(&mut self, loaded: &mut Loaded, floor: bool) -> Vec<Attachment> {
+        let pid = self.pid();
+        self.replace();
+        if loaded.inherited.is_some() {
+            self.renew_probes();
+            return Vec::new();
+        }
+        let mut anew = Vec::new();
+        for (object, probes) in &self.placed {
+            let Ok(file) = &object.file else { continue };
+            match attach::attach(loaded, floor, (object.id, file.as_fd()), pid, probes) {
+                Ok(attachment) => anew.push(attachment),
+                // One that has ended needs none.
+                Err(_) if self.process.has_ended().unwrap_or(true) => return Vec::new(),
+                Err(error) => {
+                    let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
+                    self.failures.push(format!(
+                        "failed to attach uprobes in {object} once more after an exec of process {pid}: {error:#}; its \
+                         blocks are not recorded"
+                    ));
+                    break;
+                }
+            }
+        }
+        std::mem::replace(&mut self.attachments, anew)
     }
 
     /// Notes an allocator that comes after others: with another program, or opened since. A member of a group that was met

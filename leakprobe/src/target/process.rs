@@ -17,6 +17,8 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -38,6 +40,11 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 /// No file of `/proc/PID` that is read whole is longer, but for `cmdline`, which is cut.
 const MAX_TEXT: u64 = 128 * 1024;
 
+/// How often a process is looked at whose main thread has ended: another one may be executing a program, and takes that one's
+/// place as soon as it is gone.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
+
 /// A live process of the same architecture as this one.
 #[derive(Debug)]
 pub struct Process {
@@ -55,6 +62,16 @@ impl Process {
     /// # Errors
     /// When there is no such process, or when it cannot be profiled: [`TargetError`] says why, in one line.
     pub fn open(pid: u32) -> Result<Self, TargetError> {
+        for _ in 0..LOOKS {
+            match Self::open_now(pid) {
+                Err(TargetError::MainThreadEnded { .. }) => thread::sleep(BETWEEN_LOOKS),
+                outcome => return outcome,
+            }
+        }
+        Self::open_now(pid)
+    }
+
+    fn open_now(pid: u32) -> Result<Self, TargetError> {
         let missing = TargetError::NoSuchProcess { pid };
         let Some(raw_pid) = i32::try_from(pid).ok().filter(|&p| p > 0) else { return Err(missing) };
         if pid == std::process::id() {

@@ -246,6 +246,49 @@ fn an_allocator_that_comes_with_an_exec_is_told_of() {
     victim.quit();
 }
 
+/// The kernel binds a link to its process's first thread, which is gone then.
+#[test]
+fn a_program_that_another_thread_executes_is_probed_anew() {
+    let program = compile::victim("follow").display().to_string();
+    let mut victim = Victim::start("follow", &[]);
+    let one = child(&mut victim, "fork");
+    let mut probe = Probe::attach(one, &[]);
+    for round in 1..=3 {
+        victim.run("at 0 leak 500 10");
+        victim.run(&format!("at 0 replace {program}"));
+        let is_seen = |report: &Report| report.process(one).programs == 1 + round && report.warns("met_late");
+        probe.report_with("the next program", is_seen);
+    }
+    victim.run("at 0 leak 30 8");
+    let reports = probe.finish();
+    last(&reports).check_processes(&[(one, 30, 240)]);
+    victim.quit();
+}
+
+#[test]
+fn so_it_is_where_children_are_followed() {
+    let (mut victim, mut probe) = follow(&[]);
+    let program = compile::victim("follow").display().to_string();
+    let one = child(&mut victim, "fork");
+    for round in 1..=3 {
+        victim.run("at 0 leak 500 10");
+        victim.run(&format!("at 0 replace {program}"));
+        let is_seen = |report: &Report| {
+            report.processes.iter().any(|process| process.pid == one && process.programs == 1 + round)
+        };
+        probe.report_with("the next program", is_seen);
+    }
+    victim.run("at 0 leak 30 8");
+    let below = child(&mut victim, "at 0 fork");
+    victim.run("at 0 at 0 leak 7 9");
+    let reports = probe.finish();
+    let report = last(&reports);
+    report.check_processes(&[(victim.pid(), 0, 0), (one, 30, 240), (below, 7, 63)]);
+    assert!(report.warns("met_late"), "{:?}", report.warnings);
+    check_clean(report);
+    victim.quit();
+}
+
 #[test]
 fn the_second_program_with_another_libc_has_its_probes_from_the_start() {
     check_second_program(&[]);

@@ -57,6 +57,11 @@ impl Watched {
         &self.late
     }
 
+    /// Whether another thread than its first one has executed a program.
+    pub fn is_replaced(&self) -> bool {
+        self.is_replaced
+    }
+
     /// What limits what is known of it.
     pub fn warnings(&self) -> Vec<Warning> {
         let warning = |kind: &str, text: String| Warning { kind: kind.to_owned(), text };
