@@ -68,7 +68,11 @@ fn keep_undescribed(
             let own = stack_id(copied_hash(hash, now, thread.tid));
             fill(copy.as_mut_ptr(), thread, caller, own, true, sampled);
             let (kept, site) = keep(thread, own);
-            copy.submit(0);
+            if kept == own {
+                copy.submit(0);
+            } else {
+                copy.discard(0);
+            }
             (kept, site)
         }
         None => keep(thread, stack_id(undescribed_hash(hash))),
@@ -195,7 +199,15 @@ fn keep(thread: &mut Thread, id: u64) -> (u64, Option<*mut Site>) {
         return (id, Some(site)); // a site is made after its stack was kept
     }
     let id = intern(thread, id);
-    (id, site(id))
+    match site(id) {
+        None if id != NO_STACK => {
+            // There was room for the stack, and not for its site: IDs of copies have sites alone.
+            let _ = STACKS.remove(id);
+            count(Counter::StackMapFull);
+            (NO_STACK, site(NO_STACK))
+        }
+        site => (id, site),
+    }
 }
 
 /// Keeps the stack built in `thread.stack` under `id`; [`NO_STACK`] when there is no room.

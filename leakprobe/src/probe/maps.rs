@@ -8,8 +8,8 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use leakprobe_common::{
-    Block, BlockKey, COUNTERS, Cookie, Counter, Kin, Mismatch, MismatchKey, ProbeKey, Site, Stack, Target,
-    Thread,
+    Block, BlockKey, COUNTERS, Cookie, Counter, Kin, Mismatch, MismatchKey, NO_STACK, ProbeKey, Site, Stack,
+    Target, Thread,
 };
 
 use super::load::map_data;
@@ -73,6 +73,10 @@ impl Maps {
             mismatches: BpfHashMap::try_from(map("MISMATCHES")?)?,
             capacity: Capacity { blocks: max_blocks as usize, stacks: max_stacks as usize },
         };
+        // There from the beginning, since there may be no room for it when it is needed.
+        let sites = map_data(&maps.sites).ok_or_else(|| anyhow!("SITES is no hash map"))?.fd().as_fd();
+        bpf::update(sites, &NO_STACK.to_ne_bytes(), &[0; decode::SITE_BYTES])
+            .context("failed to make the site of what has no stack")?;
         let (events, copies) = (map("EVENTS")?, map("COPIES")?);
         Ok((maps, Rings { events: events.try_into()?, copies: copies.try_into()? }))
     }
