@@ -134,7 +134,10 @@ pub static LEDGER: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS as 
 
 /// Rare events for user space.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+
+/// Its room.
+pub const EVENT_BYTES: u32 = 512 * 1024;
 
 /// Stacks that user space is to unwind anew: `StackCopy`.
 #[map]

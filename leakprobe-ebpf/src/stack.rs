@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_USER_STACK, BPF_NOEXIST},
+    bindings::{BPF_F_USER_STACK, BPF_NOEXIST, BPF_RB_AVAIL_DATA},
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, generated},
 };
 use leakprobe_common::{
@@ -15,10 +15,13 @@ use leakprobe_common::{
 
 use crate::{
     ledger::{add, count},
-    maps::{COPIED_ONE_IN, COPIES, EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
+    maps::{COPIED_ONE_IN, COPIES, EVENT_BYTES, EVENTS, NEW_SITE, SITES, STACKS, UNWINDING},
     registers::{Caller, Registers},
     unwind::{self, Walked},
 };
+
+/// Bytes of the ring buffer of events that may wait in it when a new stack is told of.
+const ROOM_FOR_STACKS: u64 = EVENT_BYTES as u64 / 4 * 3;
 
 /// Walks the stack of the pending call's caller, keeps it, and returns its ID and its site.
 #[inline(always)]
@@ -287,6 +290,10 @@ pub fn copy(window: &mut [u64; STACK_WINDOW + 1], from: u64, bytes: u32) -> bool
 /// unmapped soon.
 #[inline(always)]
 fn announce(tgid: u32, id: u64) {
+    // The rest of the room is for what tells of processes: a stack that is not told of has fewer names at worst.
+    if EVENTS.query(BPF_RB_AVAIL_DATA as u64) > ROOM_FOR_STACKS {
+        return count(Counter::EventLost);
+    }
     match EVENTS.reserve::<Event>(0) {
         Some(mut entry) => {
             entry.write(Event {
