@@ -155,10 +155,10 @@ pub(super) struct What {
 
     /// Profile children too: what is forked, and the programs that it executes, from their first instruction on
     ///
-    /// A child has a copy of its parent's blocks, which stay its parent's in the report; its own are listed for itself. It
-    /// goes on until all have exited, children of the first ones included. Without it, children are left alone, and pay
-    /// nothing. A program with an allocator that the one before did not have is probed some milliseconds after it begins;
-    /// a warning says so.
+    /// Those that are there already are taken in as they are. A new child has a copy of its parent's blocks, which stay its
+    /// parent's in the report; its own are listed for itself. It goes on until all have exited, children of the first ones
+    /// included. Without it, children are left alone, and pay nothing. A program with an allocator that the one before did
+    /// not have is probed some milliseconds after it begins; a warning says so.
     #[arg(long, global = true)]
     pub follow: bool,
 

@@ -326,6 +326,10 @@ impl Session {
             self.unseen += u64::from(has_called_exec);
             return self.drop_child(pid, born, pending.stacks);
         }
+        if self.index_of(pid).is_none() && !self.has_room() {
+            self.crowd_out(pid);
+            return self.drop_child(pid, born, pending.stacks);
+        }
         let (start, stacks) = (pending.process.start_time(), pending.stacks.clone());
         match self.take_in_place(pending, &target) {
             Ok(index) => {

@@ -1,7 +1,7 @@
 //! Allocators that were met too late: a process that executes another program, or opens a library, runs with a new one for
 //! some milliseconds before its probes are in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::watched::Watched;
 use crate::report::{model::Warning, units::counted};
@@ -32,6 +32,17 @@ pub fn warnings(watched: &[Watched], unseen: u64) -> Vec<Warning> {
         warnings.push(Warning { kind: "programs_unseen".to_owned(), text });
     }
     warnings
+}
+
+/// What to say of those that there was no room for, of so many.
+pub fn crowded_out(pids: &BTreeSet<u32>, room: usize) -> Option<Warning> {
+    let pids: Vec<u32> = pids.iter().copied().collect();
+    let text = format!(
+        "left out: {}: {} can be profiled at a time; raise --max-processes",
+        named(&pids),
+        counted(room as u64, "process")
+    );
+    (!pids.is_empty()).then(|| Warning { kind: "left_out".to_owned(), text })
 }
 
 fn told<'a>(late: impl Iterator<Item = (u32, &'a [String])>) -> Vec<Warning> {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cli::Selection,
-    target::group::{cgroup::Cgroup, names},
+    target::group::{cgroup::Cgroup, names, tree},
 };
 
 /// The processes that were asked for, which can come and go.
@@ -14,6 +14,8 @@ use crate::{
 pub struct Members {
     cgroups: Vec<Cgroup>,
     names: Vec<String>,
+    /// How many more times those below the ones that are profiled are looked for.
+    searches: u32,
     /// Those that cannot be profiled, as long as they are there.
     left_out: HashSet<u32>,
 }
@@ -25,7 +27,7 @@ impl Members {
     /// When a control group does not exist.
     pub fn new(selection: &Selection) -> Result<Self> {
         let cgroups = selection.cgroups.iter().map(|path| Cgroup::find(path)).collect::<Result<_, _>>()?;
-        Ok(Self { cgroups, names: selection.names.clone(), left_out: HashSet::new() })
+        Ok(Self { cgroups, names: selection.names.clone(), searches: 0, left_out: HashSet::new() })
     }
 
     /// Whether processes can come.
@@ -33,12 +35,24 @@ impl Members {
         !self.cgroups.is_empty() || !self.names.is_empty()
     }
 
-    /// All that belong to the control groups and have the names now, by number; not leakprobe itself.
+    /// Has those below the processes that are profiled found too, the next times: they were there before. What comes later is
+    /// told of as it is made; what is made meanwhile may not be.
+    pub fn search_below(&mut self) {
+        const SEARCHES: u32 = 4;
+        self.searches = SEARCHES;
+    }
+
+    /// All that belong to the control groups and have the names now, or are below `profiled` where these are looked for, by
+    /// number; not leakprobe itself.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn find(&mut self) -> Result<Vec<u32>> {
+    pub fn find(&mut self, profiled: &[u32]) -> Result<Vec<u32>> {
         let mut pids = Vec::new();
+        if self.searches > 0 {
+            self.searches -= 1;
+            pids = tree::below(profiled).context("failed to read the parents of the processes in /proc")?;
+        }
         for cgroup in &self.cgroups {
             pids.extend(cgroup.processes()?);
         }

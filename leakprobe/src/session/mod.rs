@@ -21,7 +21,12 @@ mod variants;
 mod versions;
 mod watched;
 
-use std::{collections::HashMap, os::fd::BorrowedFd, thread::JoinHandle, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    os::fd::BorrowedFd,
+    thread::JoinHandle,
+    time::Instant,
+};
 
 use anyhow::Result;
 use leakprobe_common::{CHUNK_ROWS, Unwinding};
@@ -106,6 +111,8 @@ pub struct Session {
     dropped: HashMap<u64, Dropped>,
     output: Output,
     notes: Vec<Warning>,
+    /// Processes that there was no room for.
+    crowded_out: BTreeSet<u32>,
     /// When the programs were told to stand still.
     stopped_ns: Option<u64>,
     /// Whether return probes endanger a process that has a seccomp filter, on this kernel.
@@ -202,6 +209,7 @@ impl Session {
             dropped: HashMap::new(),
             output,
             notes: Vec::new(),
+            crowded_out: BTreeSet::new(),
             stopped_ns: None,
             hazardous: watched::kernel_is_hazardous(),
             started_ns: now,
@@ -394,6 +402,7 @@ impl Session {
         all.extend(mismatches::warning(ledger));
         all.extend(self.notes.iter().cloned());
         all.extend(self.unmatched_prefixes());
+        all.extend(late::crowded_out(&self.crowded_out, self.room));
         all.extend(late::warnings(&self.watched, self.unseen));
         all.extend(self.unwinding.warnings());
         all.extend(self.watched.iter().flat_map(Watched::warnings));

@@ -88,6 +88,20 @@ impl Session {
         Ok(index)
     }
 
+    /// Notes that there is no room for a process.
+    pub(super) fn crowd_out(&mut self, pid: u32) {
+        /// Their number is told; there are no more numbers of processes than four times this.
+        const MOST: usize = 1 << 20;
+        if self.crowded_out.len() < MOST {
+            self.crowded_out.insert(pid);
+        }
+    }
+
+    /// Whether there is room for one more process.
+    pub(super) fn has_room(&self) -> bool {
+        self.watched.len() < self.room || self.watched.iter().any(Watched::has_ended)
+    }
+
     fn no_room_for(&self, pid: u32) -> String {
         format!(
             "no room for process {pid}: {} are profiled already; raise --max-processes",
@@ -227,7 +241,9 @@ impl Session {
             return Ok(Vec::new());
         }
         let mut new = Vec::new();
-        let members = match self.members.find() {
+        let profiled: Vec<u32> =
+            self.watched.iter().filter(|watched| !watched.has_ended()).map(Watched::pid).collect();
+        let members = match self.members.find(&profiled) {
             Ok(members) => members,
             // Those that are profiled go on.
             Err(error) => {
@@ -250,9 +266,8 @@ impl Session {
                 continue;
             }
             // It is taken in once there is room: one that has ended makes some.
-            let is_full = self.watched.len() >= self.room && !self.watched.iter().any(Watched::has_ended);
-            if known.is_none() && is_full {
-                self.note("left_out", format!("left out: {}", self.no_room_for(pid)));
+            if known.is_none() && !self.has_room() {
+                self.crowd_out(pid);
                 continue;
             }
             let process = match Process::open(pid) {

@@ -50,6 +50,9 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
+    if session.options.follow {
+        session.members.search_below();
+    }
     session.admit()?;
     if session.watched.is_empty() {
         let why = session.notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; ");

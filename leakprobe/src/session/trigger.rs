@@ -102,7 +102,7 @@ async fn until(trigger: Trigger, mut members: Members, mut sizes: Sizes) -> Resu
             _ = looks.tick() => {}
         }
         let now = Instant::now();
-        sizes.take_in(&members.find()?);
+        sizes.take_in(&members.find(&[])?);
         if let Some(crossed) = sizes.look(trigger, now) {
             eprintln!("leakprobe: {crossed}: putting probes in");
             return Ok(Waited::Until(Begun { at: Instant::now() }));

@@ -137,6 +137,27 @@ fn children_are_followed_where_probes_carry_no_cookies() {
 }
 
 #[test]
+fn children_that_were_there_before_are_taken_in() {
+    let mut victim = Victim::start("follow", &[]);
+    let one = child(&mut victim, "fork");
+    let two = child(&mut victim, "at 0 fork");
+    victim.run("at 0 at 0 leak 5 5");
+    let (mut victim, probe) = follow_victim(victim, &[]);
+    victim.run("leak 10 10");
+    victim.run("at 0 leak 20 20");
+    victim.run("at 0 at 0 leak 30 30");
+    // As one that is made now.
+    let three = child(&mut victim, "at 0 at 0 fork");
+    victim.run("at 0 at 0 at 0 leak 40 40");
+    let reports = probe.finish();
+    let truth = [(victim.pid(), 10, 100), (one, 20, 400), (two, 30, 900), (three, 40, 1600)];
+    last(&reports).check_processes(&truth);
+    assert_eq!(inherited(last(&reports).process(three)), (Some(two), 30, 900, 0));
+    check_clean(last(&reports));
+    victim.quit();
+}
+
+#[test]
 fn workers_of_a_server_come_and_go() {
     let (mut victim, mut probe) = follow_victim(Victim::start("follow", &["threads"]), &[]);
     let master = victim.pid();
@@ -460,7 +481,8 @@ fn children_live_on_when_leakprobe_is_killed_and_the_next_one_cleans_up() {
     assert!(kernel::events().iter().all(|name| !left.contains(name)), "{:?} of {left:?}", kernel::events());
     victim.run("leak 6 10");
     let reports = probe.finish();
-    last(&reports).check_processes(&[(victim.pid(), 6, 60)]);
+    // Those that were there before are followed as well.
+    last(&reports).check_processes(&[(victim.pid(), 6, 60), (below, 0, 0), (after, 0, 0)]);
     check_clean(last(&reports));
     victim.quit();
 }
