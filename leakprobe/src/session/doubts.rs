@@ -41,10 +41,16 @@ pub fn warnings(ledger: &Ledger, unsettled: u64, how: Unwind) -> Vec<Warning> {
     }
     if is_many(unsettled) {
         let text = format!(
-            "{} ({} of those recorded) were allocated through a library that was being opened or closed: their stacks follow \
-             frame pointers, which it may not have, and are marked",
+            "{} ({} of those recorded) came through an address at which no code was known at that moment: that of a library \
+             which was being opened or closed, of a program that had just begun, or none, where a walk had lost its way (in \
+             C that Go calls); their stacks {}, and are marked",
             counted(unsettled, "block"),
             share(unsettled),
+            if matches!(how, Unwind::Auto) {
+                "follow frame pointers, which it may not have"
+            } else {
+                "end there"
+            },
         );
         warnings.push(Warning { kind: "many_stacks_undescribed".to_owned(), text });
     }
@@ -77,7 +83,7 @@ mod tests {
         assert_eq!(
             said(200, 0, 199),
             [
-                "199 blocks (99% of those recorded) were allocated through a library that was being opened or closed"
+                "199 blocks (99% of those recorded) came through an address at which no code was known at that moment"
             ]
         );
         // What ends too early for that reason is told of once.
