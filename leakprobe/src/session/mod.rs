@@ -402,6 +402,7 @@ impl Session {
         all.extend(mismatches::warning(ledger));
         all.extend(self.notes.iter().cloned());
         all.extend(self.unmatched_prefixes());
+        all.extend(self.unmatched_objects());
         all.extend(late::crowded_out(&self.crowded_out, self.room));
         all.extend(late::warnings(&self.watched, self.unseen));
         all.extend(self.unwinding.warnings());

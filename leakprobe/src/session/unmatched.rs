@@ -1,6 +1,10 @@
-//! Prefixes that the user named, and that no allocator has: what was searched, and what may have been meant.
+//! Prefixes and objects that the user named, and that no allocator has or is in: what was searched, and what may have been
+//! meant.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::PathBuf,
+};
 
 use super::{Session, watched::Watched};
 use crate::{
@@ -50,6 +54,21 @@ impl Session {
                  {prefix}free and their like; {there}"
             );
             Warning { kind: "prefix_unmatched".to_owned(), text }
+        })
+    }
+
+    /// What to say of each object that nobody has mapped; it can still be opened.
+    pub(super) fn unmatched_objects(&self) -> impl Iterator<Item = Warning> {
+        let is_nowhere = |name: &&PathBuf| !self.watched.iter().any(|watched| watched.has_object(name));
+        self.options.allocator_objects.iter().filter(is_nowhere).map(|name| {
+            let near: BTreeSet<String> =
+                self.watched.iter().flat_map(|watched| watched.near_objects(name)).collect();
+            let near: Vec<String> = near.into_iter().collect();
+            let there =
+                if near.is_empty() { String::new() } else { format!("; there are: {}", shown(&near)) };
+            let name = visible(&name.to_string_lossy()).into_owned();
+            let text = format!("--allocator-object {name} is no mapped object so far{there}");
+            Warning { kind: "object_unmatched".to_owned(), text }
         })
     }
 }

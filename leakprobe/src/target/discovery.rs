@@ -8,12 +8,13 @@ use std::{
     collections::{HashMap, HashSet},
     fmt::Write,
     os::unix::ffi::OsStrExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     family::Family,
+    near::near,
     space::{AddressSpace, Backing, FileId, Object},
     symbols::{Allocator, Found, Function, find_functions},
     text::printable,
@@ -61,6 +62,11 @@ pub struct Discovery {
     done: HashSet<FileId>,
     /// Objects that could not be opened: index in `searched`, to be tried again.
     failed: HashMap<FileId, usize>,
+}
+
+/// Whether an object is meant by a file name or a path.
+fn is_called(path: &Path, name: &Path) -> bool {
+    path == name || path.file_name() == Some(name.as_os_str())
 }
 
 /// Searches all objects of an address space.
@@ -143,9 +149,18 @@ impl Discovery {
 
     /// Whether an object's allocators are to be recorded.
     fn is_wanted(&self, object: &Object) -> bool {
-        let is_it =
-            |name: &PathBuf| object.path == *name || object.path.file_name() == Some(name.as_os_str());
-        self.only.is_empty() || self.only.iter().any(is_it)
+        self.only.is_empty() || self.only.iter().any(|name| is_called(&object.path, name))
+    }
+
+    /// Whether an object of this file name or path was searched.
+    pub fn has_object(&self, name: &Path) -> bool {
+        self.searched.iter().any(|searched| is_called(&searched.path, name))
+    }
+
+    /// File names of the searched objects that are most like one.
+    pub fn near_objects(&self, name: &Path) -> Vec<String> {
+        let shown = |path: &Path| path.file_name().map(|name| printable(name.as_bytes(), 64));
+        near(&shown(name).unwrap_or_default(), self.searched.iter().filter_map(|known| shown(&known.path)))
     }
 
     /// All functions to be probed with their objects, in the order in which probes must be attached: the
@@ -176,6 +191,13 @@ impl Discovery {
         }
         if let Some(more) = self.searched.len().checked_sub(NAMED_OBJECTS).filter(|&more| more > 0) {
             let _ = write!(text, "; and {more} more");
+        }
+        for name in self.only.iter().filter(|name| !self.has_object(name)) {
+            let near = self.near_objects(name);
+            let name = printable(name.as_os_str().as_bytes(), 256);
+            let near =
+                if near.is_empty() { String::new() } else { format!("; there are: {}", near.join(", ")) };
+            let _ = write!(text, "; none of them is called {name}, as --allocator-object says{near}");
         }
         text.push_str(
             "); leakprobe knows the allocators of glibc, musl, jemalloc, tcmalloc and mimalloc, in a shared library or linked \

@@ -1,5 +1,7 @@
 //! What a report tells of a process: its row, and what limits what is known of it.
 
+use std::path::Path;
+
 use super::Watched;
 use crate::{
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
@@ -60,6 +62,16 @@ impl Watched {
     /// Whether another thread than its first one has executed a program.
     pub fn is_replaced(&self) -> bool {
         self.is_replaced
+    }
+
+    /// Whether an object of this file name or path was searched in it.
+    pub fn has_object(&self, name: &Path) -> bool {
+        self.discovery.has_object(name)
+    }
+
+    /// File names of its objects that are most like one.
+    pub fn near_objects(&self, name: &Path) -> Vec<String> {
+        self.discovery.near_objects(name)
     }
 
     /// What limits what is known of it.

@@ -119,3 +119,25 @@ fn a_vain_search_says_where_it_looked() {
     let text = discover(&AddressSpace { mappings }, FAMILIES).nothing_found(7);
     assert!(text.contains("searched 10 mapped objects") && text.contains("; and 2 more)"), "{text}");
 }
+
+#[test]
+fn an_object_that_nobody_has_mapped_is_told_with_what_may_have_been_meant() {
+    let file = |path: &str| File::open("/bin/ls").map_err(|error| format!("{path}: {error}"));
+    let mappings = vec![
+        mapped("/lib/libjemalloc.so.2".into(), 1, file("one")),
+        mapped("/bin/ls".into(), 2, file("other")),
+    ];
+    let named = ["libjemaloc.so.2", "/bin/ls", "nothing"].map(PathBuf::from);
+    let mut discovery = Discovery::new(FAMILIES, named.to_vec());
+    discovery.search(&AddressSpace { mappings });
+    assert_eq!(named.each_ref().map(|name| discovery.has_object(name)), [false, true, false]);
+    assert_eq!(discovery.near_objects(&named[0]), ["libjemalloc.so.2"]);
+    let text = discovery.nothing_found(7);
+    assert!(
+        text.contains(
+            "; none of them is called libjemaloc.so.2, as --allocator-object says; there are: libjemalloc.so.2; none \
+             of them is called nothing, as --allocator-object says); leakprobe knows"
+        ),
+        "{text}"
+    );
+}

@@ -90,10 +90,7 @@ pub enum TargetError {
         pid: u32,
     },
     /// The kernel refuses.
-    #[error(
-        "failed to {action} process {pid}: {cause}; run leakprobe as root, or with the capabilities CAP_SYS_PTRACE \
-         and CAP_SYS_ADMIN"
-    )]
+    #[error("failed to {action} process {pid}: {cause}; {}", advice())]
     Permission {
         /// The number asked for.
         pid: u32,
@@ -112,6 +109,16 @@ pub enum TargetError {
         /// As above.
         cause: io::Error,
     },
+}
+
+/// What to do where the kernel refuses.
+fn advice() -> &'static str {
+    if nix::unistd::geteuid().is_root() {
+        "leakprobe runs as root, but something forbids this (a container's limits, a security module such as SELinux or \
+         AppArmor, or the process lives in another user namespace): run leakprobe on the host itself"
+    } else {
+        "run leakprobe as root, or with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
+    }
 }
 
 fn show(name: &str) -> String {
