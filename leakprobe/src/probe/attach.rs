@@ -47,9 +47,18 @@ impl PlannedProbe {
     }
 }
 
-/// Probes in place in one object of one process. Dropping it takes them out.
+/// An allocator in an object, which may hold several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// The object.
+    pub object: FileId,
+    /// The allocator's index among the families.
+    pub family: u8,
+}
+
+/// Probes in place on one allocator of one process. Dropping it takes them out.
 pub struct Attachment {
-    object: FileId,
+    of: Probed,
     links: Vec<Link>,
     /// When it was in place, `CLOCK_MONOTONIC` nanoseconds: children that were made later have it.
     since_ns: u64,
@@ -92,9 +101,9 @@ impl Attachment {
         Some(Self { links, ..*self })
     }
 
-    /// The object that the probes are in.
-    pub fn object(&self) -> FileId {
-        self.object
+    /// What the probes are on.
+    pub fn of(&self) -> Probed {
+        self.of
     }
 
     /// Whether it went in, here or in a process that made this one, before the object was met there.
@@ -196,14 +205,14 @@ pub fn arrange(loaded: &mut Loaded, probes: &[PlannedProbe]) -> (Vec<Arranged>, 
     (arranged, cookies)
 }
 
-/// With `--follow`: puts events into the object `object`, open as `file`, as mapped by process `pid`, in a way that its
+/// With `--follow`: puts events on `of` into its object, open as `file`, as mapped by process `pid`, in a way that its
 /// children inherit.
 ///
 /// # Errors
 /// Names the process and the cause. Nothing is left attached.
 pub fn attach_inherited(
     loaded: &Loaded,
-    (object, file): (FileId, BorrowedFd<'_>),
+    (of, file): (Probed, BorrowedFd<'_>),
     pid: u32,
     arranged: &[Arranged],
 ) -> Result<Attachment> {
@@ -211,22 +220,21 @@ pub fn attach_inherited(
     let events = definitions.attach(file, pid, arranged)?;
     let links = events.into_iter().map(|(event, threads)| Link::Inherited { threads, event }).collect();
     let since_ns = clock::monotonic_ns();
-    Ok(Attachment { object, links, since_ns, placed_ns: since_ns, is_foreseen: false })
+    Ok(Attachment { of, links, since_ns, placed_ns: since_ns, is_foreseen: false })
 }
 
-/// Puts probes into the object `object`, open as `file`, as mapped by process `pid`, in the order of [`Order`].
+/// Puts probes on `of` into its object, open as `file`, as mapped by process `pid`, in the order of [`Order`].
 ///
 /// # Errors
 /// Names the process and the cause. Nothing is left attached.
 pub fn attach(
     loaded: &mut Loaded,
     floor: bool,
-    (object, file): (FileId, BorrowedFd<'_>),
+    (of, file): (Probed, BorrowedFd<'_>),
     pid: u32,
     probes: &[PlannedProbe],
 ) -> Result<Attachment> {
-    let mut attachment =
-        Attachment { object, links: Vec::new(), since_ns: 0, placed_ns: 0, is_foreseen: false };
+    let mut attachment = Attachment { of, links: Vec::new(), since_ns: 0, placed_ns: 0, is_foreseen: false };
     for (role, probes) in Order::of(probes).roles() {
         if probes.is_empty() {
             continue;

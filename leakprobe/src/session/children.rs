@@ -23,12 +23,9 @@ use super::{
 };
 use crate::{
     drain::decode::CopiedStack,
-    probe::attach::{self, Attachment},
+    probe::attach::{self, Attachment, Probed},
     sys::{clock, ready},
-    target::{
-        process::{Process, TargetError},
-        space::FileId,
-    },
+    target::process::{Process, TargetError},
 };
 
 /// Copies of stacks that are kept until the process that they are of is known: more than their ring buffer has room for.
@@ -248,11 +245,11 @@ impl Session {
         }
     }
 
-    /// Puts the probes in an object that a process has met into those that it comes from: see [`watched::foreseen`].
-    pub(super) fn foresee(&mut self, index: usize, object: FileId) {
+    /// Puts the probes on an allocator that a process has met into those that it comes from: see [`watched::foreseen`].
+    pub(super) fn foresee(&mut self, index: usize, met: Probed) {
         /// Longer lines are not gone back; nor do numbers that are another process's by now lead in circles.
         const MAX_DEPTH: usize = 16;
-        let Some(of) = self.watched[index].probes_in(object).and_then(Attachment::share) else { return };
+        let Some(of) = self.watched[index].probes_on(met).and_then(Attachment::share) else { return };
         let mut parent = self.watched[index].parent();
         for _ in 0..MAX_DEPTH {
             let Some(pid) = parent else { return };

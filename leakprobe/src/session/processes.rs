@@ -194,7 +194,7 @@ impl Session {
         let mut planned = watched.plan(&found, freedom);
         if let Some(cookies) = &mut self.cookies {
             for object in &planned {
-                cookies.learn(watched.book(), object.id, &object.probes);
+                cookies.learn(watched.book(), object.of.object, &object.probes);
             }
             // Anew at each look: what is ambiguous depends on where it is mapped.
             if let Some(space) = watched.space_now() {
@@ -203,7 +203,7 @@ impl Session {
         }
         if self.options.follow {
             for object in &mut planned {
-                if watched.probes_in(object.id).is_some() {
+                if watched.probes_on(object.of).is_some() {
                     continue;
                 }
                 let (arranged, cookies) = attach::arrange(&mut self.loaded, &object.probes);
@@ -214,12 +214,12 @@ impl Session {
                 object.arranged = Some(arranged);
             }
         }
-        let met: Vec<_> = planned.iter().map(|object| object.id).collect();
+        let met: Vec<_> = planned.iter().map(|object| object.of).collect();
         for object in planned {
             watched.probe(&mut self.loaded, object, floor)?;
         }
         if self.options.follow {
-            met.into_iter().for_each(|object| self.foresee(index, object));
+            met.into_iter().for_each(|met| self.foresee(index, met));
         }
         Ok(true)
     }

@@ -21,7 +21,7 @@ use super::{variants::Variants, versions::Versions};
 use crate::{
     probe::{
         assign::{self, Freedom},
-        attach::{self, Attachment, PlannedProbe},
+        attach::{self, Attachment, PlannedProbe, Probed},
         features,
         inherited::Arranged,
         load::{Loaded, UprobePrograms},
@@ -35,7 +35,7 @@ use crate::{
         object::{ObjectCache, read_address_space},
         process::{Process, Vitals},
         seccomp::{self, SeccompMode},
-        space::{AddressSpace, FileId, Object},
+        space::{AddressSpace, Object},
     },
 };
 
@@ -91,7 +91,7 @@ pub struct Watched {
     /// With `--follow`: what keeps them its own.
     guard: Option<Guard>,
     /// What is probed in which object.
-    placed: Vec<(Arc<Object>, Vec<PlannedProbe>)>,
+    placed: Vec<(Arc<Object>, Probed, Vec<PlannedProbe>)>,
     /// When it was last seen to fork, where its children still have its breakpoints.
     forked: Option<Instant>,
     swept: Option<Instant>,
@@ -121,10 +121,10 @@ pub struct Watched {
 /// The same where the dynamic linker has told of a change: a library that was opened is used at once.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(5);
 
-/// An object with the probes chosen for it.
+/// An allocator in an object, with the probes chosen for it.
 pub struct PlannedObject {
-    /// The object's identity.
-    pub id: FileId,
+    /// Which allocator.
+    pub of: Probed,
     /// Its probes.
     pub probes: Vec<PlannedProbe>,
     object: Arc<Object>,
@@ -372,7 +372,7 @@ impl Watched {
     pub fn sweep(&mut self, programs: &UprobePrograms<OwnedFd>) -> Result<()> {
         (self.forked, self.swept) = (None, Some(Instant::now()));
         let mut links = Vec::new();
-        for (object, probes) in &self.placed {
+        for (object, _, probes) in &self.placed {
             if let Ok(file) = &object.file {
                 links.push(attach::sweep(programs, file.as_fd(), probes)?);
             }
@@ -391,7 +391,13 @@ impl Watched {
         let plan = |found: &FoundObject| {
             let (probes, rows) = assign::assign(self.pid(), found, freedom, self.throwing);
             let object = Arc::clone(&found.object);
-            PlannedObject { id: found.object.id, object, probes, rows, arranged: None }
+            PlannedObject {
+                of: Probed { object: object.id, family: found.family_index },
+                object,
+                probes,
+                rows,
+                arranged: None,
+            }
         };
         found.iter().map(plan).collect()
     }
@@ -399,18 +405,18 @@ impl Watched {
     /// Puts its probes into an object.
     pub fn probe(&mut self, loaded: &mut Loaded, planned: PlannedObject, floor: bool) -> Result<()> {
         let pid = self.pid();
-        let PlannedObject { id, object, probes, rows, arranged } = planned;
+        let PlannedObject { of, object, probes, rows, arranged } = planned;
         let Ok(file) = &object.file else { return Ok(()) };
         self.seed = None;
-        if let Some(placed_ns) = self.foreseen_ns(id) {
+        if let Some(placed_ns) = self.foreseen_ns(of) {
             if placed_ns >= self.lacked_ns {
                 self.note_if_late(&object, &rows);
             }
             self.probes.extend(rows);
-            self.placed.push((object, probes));
+            self.placed.push((object, of, probes));
             return Ok(());
         }
-        let file = (id, file.as_fd());
+        let file = (of, file.as_fd());
         let attached = match &arranged {
             Some(arranged) => attach::attach_inherited(loaded, file, pid, arranged),
             None => attach::attach(loaded, floor, file, pid, &probes),
@@ -420,7 +426,7 @@ impl Watched {
                 self.note_if_late(&object, &rows);
                 self.attachments.push(attachment);
                 self.probes.extend(rows);
-                self.placed.push((object, probes));
+                self.placed.push((object, of, probes));
                 Ok(())
             }
             Err(error) => {
@@ -458,9 +464,9 @@ impl Watched {
             return Vec::new();
         }
         let mut anew = Vec::new();
-        for (object, probes) in &self.placed {
+        for (object, of, probes) in &self.placed {
             let Ok(file) = &object.file else { continue };
-            match attach::attach(loaded, floor, (object.id, file.as_fd()), pid, probes) {
+            match attach::attach(loaded, floor, (*of, file.as_fd()), pid, probes) {
                 Ok(attachment) => anew.push(attachment),
                 // One that has ended needs none.
                 Err(_) if self.process.has_ended().unwrap_or(true) => return Vec::new(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::Warning;
 use leakprobe_tests::victim::Victim;
 use leakprobe_tests::{compile, pace, probe, run, skip, text};
 
@@ -270,5 +271,27 @@ fn a_prefix_that_matches_nothing_is_told_with_what_may_have_been_meant() {
         text.ends_with("searched for pol_malloc and pol_free and their like; there are: pool_"),
         "{text}"
     );
+    victim.quit();
+}
+
+#[test]
+fn an_allocators_object_that_nobody_has_mapped_is_told_of() {
+    let mut victim = Victim::start("pool", &[]);
+    // With one that is there, and alone.
+    let options = ["--allocator-prefix", "pool_", "--allocator-object", "pool,pol"];
+    let probe = Probe::attach(victim.pid(), &options);
+    let truth = victim.run("take 40 100");
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    let is_told = |warning: &&Warning| warning.kind == "object_unmatched";
+    let texts: Vec<&str> = report.warnings.iter().filter(is_told).map(|warning| &warning.text[..]).collect();
+    assert_eq!(texts, ["--allocator-object pol is no mapped object so far; there are: pool"]);
+    let pid = victim.pid().to_string();
+    let alone = run::to_end(&mut run::command(&["--pid", &pid, "--allocator-object", "pol"]));
+    let said = &alone.stderr;
+    assert_eq!(alone.status.code(), Some(1), "{said}");
+    let expected = "none of them is called pol, as --allocator-object says; there are: pool)";
+    assert!(said.contains(expected), "{said}");
     victim.quit();
 }

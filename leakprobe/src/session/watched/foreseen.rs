@@ -4,16 +4,16 @@
 //! kind comes from the same process most times, and has the probes from the beginning if that one has them.
 
 use super::Watched;
-use crate::{probe::attach::Attachment, target::space::FileId};
+use crate::probe::attach::{Attachment, Probed};
 
-/// Objects that are foreseen in a process: each takes its forks some 66 us longer (three events, see
+/// Allocators that are foreseen in a process: each takes its forks some 66 us longer (three events, see
 /// [`crate::probe::inherited`]).
 const MAX_FORESEEN: usize = 4;
 
-/// Puts an object's probes into a process that has these. One that cannot have them goes without: what follows from that
+/// Puts the probes on an allocator into a process with these. One that cannot have them goes without: what follows from that
 /// is told where it happens.
 pub fn foresee(probes: &mut Vec<Attachment>, of: &Attachment, pid: u32) {
-    let is_there = probes.iter().any(|known| known.object() == of.object());
+    let is_there = probes.iter().any(|known| known.of() == of.of());
     let foreseen = probes.iter().filter(|known| known.is_foreseen()).count();
     if !is_there
         && foreseen < MAX_FORESEEN
@@ -29,14 +29,14 @@ impl Watched {
         self.parent
     }
 
-    /// Its probes in an object.
-    pub fn probes_in(&self, object: FileId) -> Option<&Attachment> {
-        self.attachments.iter().find(|attachment| attachment.object() == object)
+    /// Its probes on an allocator.
+    pub fn probes_on(&self, of: Probed) -> Option<&Attachment> {
+        self.attachments.iter().find(|attachment| attachment.of() == of)
     }
 
-    /// When the probes in an object that it has met now were put in, `CLOCK_MONOTONIC` nanoseconds; `None` when they are to be.
-    pub(super) fn foreseen_ns(&self, object: FileId) -> Option<u64> {
-        self.probes_in(object).map(Attachment::placed_ns)
+    /// When the probes on an allocator that it has met now were put in, `CLOCK_MONOTONIC` nanoseconds; `None` when they are to be.
+    pub(super) fn foreseen_ns(&self, of: Probed) -> Option<u64> {
+        self.probes_on(of).map(Attachment::placed_ns)
     }
 
     /// Puts the probes of one that it has made, or that has come from there, into it.

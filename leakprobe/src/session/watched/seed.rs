@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Watched;
 use crate::{
     probe::{
-        attach::{self, Attachment, PlannedProbe},
+        attach::{self, Attachment, PlannedProbe, Probed},
         inherited::{self, Threads},
     },
     report::model::ProbeRow,
@@ -22,7 +22,7 @@ use crate::{
 /// What is known of a process, for those that it makes: they begin with the same program, and its probes.
 pub struct Seed {
     discovery: Discovery,
-    placed: Vec<(Arc<Object>, Vec<PlannedProbe>)>,
+    placed: Vec<(Arc<Object>, Probed, Vec<PlannedProbe>)>,
     probes: Vec<ProbeRow>,
     space: Option<AddressSpace>,
     book: u32,
