@@ -288,7 +288,7 @@ fn an_allocators_object_that_nobody_has_mapped_is_told_of() {
     let texts: Vec<&str> = report.warnings.iter().filter(is_told).map(|warning| &warning.text[..]).collect();
     assert_eq!(texts, ["--allocator-object pol is no mapped object so far; there are: pool"]);
     let pid = victim.pid().to_string();
-    let alone = run::to_end(&mut run::command(&["--pid", &pid, "--allocator-object", "pol"]));
+    let alone = run::to_end(&mut run::command(["--pid", &pid, "--allocator-object", "pol"]));
     let said = &alone.stderr;
     assert_eq!(alone.status.code(), Some(1), "{said}");
     let expected = "none of them is called pol, as --allocator-object says; there are: pool)";
