@@ -69,8 +69,8 @@ pub struct Children {
 /// A child that is not taken in yet.
 struct Pending {
     process: Process,
-    /// When it has called exec last, `CLOCK_MONOTONIC` nanoseconds, where that was told, and whether it ever did so in
-    /// another thread than its first one.
+    /// When it has called exec last, `CLOCK_MONOTONIC` nanoseconds, where that was told, and whether probes may ever have
+    /// gone by that.
     executed_ns: u64,
     is_replaced: bool,
     parent: u32,
@@ -121,7 +121,7 @@ impl Children {
         }
     }
 
-    /// Notes that one that waits has executed a program, in its first thread or another one.
+    /// Notes that one that waits has executed a program, and whether its probes may have gone by that.
     pub fn exec(&mut self, pid: u32, at_ns: u64, is_replaced: bool) {
         if let Some(pending) = self.pending.get_mut(&pid) {
             pending.executed_ns = at_ns;

@@ -224,8 +224,7 @@ impl Session {
         Ok(true)
     }
 
-    /// Puts a process's probes in once more: the kernel knows the process that they are for by its first thread, and that one
-    /// is gone where another thread has executed a program.
+    /// Puts the probes of a process in once more that may have lost them by executing a program.
     pub(super) fn put_in_again(&mut self, index: usize) {
         let floor = self.options.placement == Placement::Floor;
         let old = self.watched[index].put_in_again(&mut self.loaded, floor);

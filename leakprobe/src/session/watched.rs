@@ -101,7 +101,7 @@ pub struct Watched {
     failures: Vec<String>,
     /// Allocators that were met when the process ran with them already.
     late: Vec<String>,
-    /// Whether another thread than its first one has executed a program: see [`Watched::put_in_again`].
+    /// Whether its probes may have gone with a thread when it executed a program: see [`Watched::put_in_again`].
     is_replaced: bool,
     /// Whether all that it had at first is probed.
     is_settled: bool,
@@ -449,8 +449,8 @@ impl Watched {
         }
     }
 
-    /// Notes that another thread than its first one has executed a program: the kernel knows a process by that one, and its
-    /// probes with it.
+    /// Notes that its probes may have gone when it executed a program: links are bound to its first thread, which is gone where
+    /// another one has executed it, and inherited events can be any thread's.
     pub fn replace(&mut self) {
         self.is_replaced = true;
     }

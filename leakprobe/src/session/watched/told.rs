@@ -59,7 +59,7 @@ impl Watched {
         &self.late
     }
 
-    /// Whether another thread than its first one has executed a program.
+    /// Whether its probes may have gone with a thread when it executed a program.
     pub fn is_replaced(&self) -> bool {
         self.is_replaced
     }
