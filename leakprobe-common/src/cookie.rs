@@ -24,6 +24,13 @@ pub enum Call {
     CodeChange = 6,
     /// No function, but a return instruction, by which one of those ends whose [`Cookie::ends_at_instructions`].
     Leave = 7,
+    /// `mi_strdup`, `mi_realpath`: returns a new block, which holds a string and is as large as that with its end. One that
+    /// has a pointer argument returns that instead where it is not null.
+    Duplicate = 8,
+    /// `reallocarr`: returns 0, gives back the block to which its argument points, and stores that block's successor there.
+    ReallocateOut = 9,
+    /// `mi_heap_destroy`: gives all blocks of a heap back at once. Which those are is not known.
+    DestroyHeap = 10,
 }
 
 impl Call {
@@ -38,8 +45,23 @@ impl Call {
             5 => Some(Self::Resize),
             6 => Some(Self::CodeChange),
             7 => Some(Self::Leave),
+            8 => Some(Self::Duplicate),
+            9 => Some(Self::ReallocateOut),
+            10 => Some(Self::DestroyHeap),
             _ => None,
         }
+    }
+
+    /// Whether what it comes to is known when it returns, so that its return is probed too.
+    #[inline(always)]
+    pub const fn returns(self) -> bool {
+        !matches!(self, Self::Free | Self::CodeChange | Self::Leave | Self::DestroyHeap)
+    }
+
+    /// Whether it gives a block back and returns one.
+    #[inline(always)]
+    pub const fn replaces(self) -> bool {
+        matches!(self, Self::Reallocate | Self::ReallocateOut | Self::Resize)
     }
 }
 
@@ -166,7 +188,7 @@ impl Cookie {
         Call::from_raw(self.0 as u8)
     }
 
-    /// Register of the size in bytes (of one element, where there is a count).
+    /// Register of the size in bytes (of one element, where there is a count), or [`NO_REGISTER`].
     #[inline(always)]
     pub const fn size(self) -> u8 {
         (self.0 >> 8) as u8

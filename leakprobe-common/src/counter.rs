@@ -88,7 +88,7 @@ counters! {
     Freed = "freed",
     /// `free(NULL)`.
     FreeNull = "free_null",
-    /// Made by a reallocation to give its old block back; the reallocation is what is counted.
+    /// Made by an allocating call inside itself; that call is what is counted.
     FreeNested = "free_nested",
     /// No record of that address: a block from before the attach, or one that was filtered or lost.
     FreeUnknown = "free_unknown",
@@ -140,6 +140,8 @@ counters! {
     Mismatched = "mismatched",
     /// Of these, those that it passed on to their owner.
     PassedOn = "passed_on",
+    /// Heaps that were destroyed with all their blocks, whose records stay.
+    HeapDestroyed = "heap_destroyed",
     /// Lost: a child that there was no room for (`--follow`); what it does is not recorded.
     ChildLost = "child_lost",
     /// An event for user space was dropped because the ring buffer was full.

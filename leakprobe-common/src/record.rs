@@ -288,7 +288,7 @@ pub struct Thread {
     pub stack_pointer: u64,
     /// Bytes it asks for; `u64::MAX` when size times count overflows.
     pub size: u64,
-    /// The block it gives back, or its out pointer.
+    /// The block it gives back, or its out pointer; 0 where it has neither.
     pub pointer: u64,
     /// 1 when `taken` holds the record of `pointer`, else 0.
     pub has_taken: u64,
@@ -302,7 +302,7 @@ pub struct Thread {
     pub range_stack: u64,
     /// Where the pending call returns to, if it ends at instructions (see [`Cookie::ends_at_instructions`]).
     pub return_address: u64,
-    /// The probed instruction at its entry.
+    /// The probed instruction at its entry, if it ends at instructions; else its out pointer, if it gives a block back too.
     pub entry: u64,
     /// What the last call returned that was made while `outer` was set aside.
     pub inner: u64,

@@ -35,10 +35,15 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let cookie = cookie::of(ctx);
-    if let Some(cookie) = cookie
-        && matches!(cookie.call(), Some(Call::CodeChange))
-    {
-        return lifecycle::code_change(ctx, tgid, cookie);
+    if let Some(cookie) = cookie {
+        match cookie.call() {
+            Some(Call::CodeChange) => return lifecycle::code_change(ctx, tgid, cookie),
+            Some(Call::DestroyHeap) => {
+                count(Counter::HeapDestroyed);
+                return 0;
+            }
+            _ => {}
+        }
     }
     count(Counter::FreesEntered);
     let Some(cookie) = cookie else {
@@ -59,7 +64,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
             // SAFETY: the helper has no preconditions.
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
-        None if frees_for_realloc(address) => count(Counter::FreeNested),
+        None if is_nested(&registers, address) => count(Counter::FreeNested),
         None if kin::is_inherited(key.tgid) => count(Counter::FreeInherited),
         None => {
             count(Counter::FreeUnknown);
@@ -69,14 +74,17 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     0
 }
 
-/// Whether the pending call is a reallocation that gives this block back by `free`, as glibc's `realloc(p, 0)`
-/// does: its record was taken at that call's entry.
+/// Whether an allocating call makes this one: a reallocation gives the old block back by `free`, whose record was taken at
+/// that call's entry, as glibc's `realloc(p, 0)` does; and of what is allocated meanwhile there are no records.
 #[inline(always)]
-fn frees_for_realloc(address: u64) -> bool {
-    match thread::find(bpf_get_current_pid_tgid() as u32) {
-        Some(thread) => matches!(thread.cookie.call(), Some(Call::Reallocate)) && thread.pointer == address,
-        None => false,
+fn is_nested(registers: &Registers, address: u64) -> bool {
+    let Some(thread) = thread::find(bpf_get_current_pid_tgid() as u32) else { return false };
+    let gives_back = matches!(thread.cookie.call(), Some(Call::Reallocate | Call::ReallocateOut));
+    if gives_back && thread.pointer == address {
+        return true;
     }
+    // One that ends at instructions can call anything: see `pair::place`.
+    !thread.cookie.ends_at_instructions() && thread::still_pending(thread, Some(registers))
 }
 
 /// Takes the record of the block that the pending reallocation gives back. At the entry, because another

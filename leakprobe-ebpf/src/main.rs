@@ -18,6 +18,7 @@ mod private_stack;
 mod range;
 mod registers;
 mod stack;
+mod string;
 mod thread;
 mod unwind;
 

@@ -104,6 +104,13 @@ pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 #[map]
 pub static NEW_SITE: Array<Site> = Array::with_max_entries(1, 0);
 
+/// Where strings are copied to that are measured. All processors write there at once: nobody reads it.
+#[map]
+pub static MEASURED: Array<Piece> = Array::with_max_entries(1, 0);
+
+/// A piece of a string, bytes.
+pub type Piece = [u8; 32 * 1024];
+
 /// The empty space, then two of each target: one that is used, and one that user space writes next.
 #[map]
 pub static SPACES: Array<Space> = Array::with_max_entries(1, 0);

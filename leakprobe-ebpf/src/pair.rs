@@ -17,6 +17,7 @@ use crate::{
     maps::closing,
     private_stack,
     registers::{Caller, RETURN_ADDRESS_BYTES, Registers},
+    string,
     thread::{self, Missing},
 };
 
@@ -118,15 +119,28 @@ fn begin(thread: &mut Thread, registers: &Registers, cookie: Cookie) {
     thread.inner = 0;
     thread.stack_pointer = registers.stack_pointer();
     thread.size = match cookie.count() {
+        _ if cookie.size() == NO_REGISTER => 0,
         NO_REGISTER => registers.get(cookie.size()),
         register => product(registers.get(cookie.size()), registers.get(register)),
     };
+    thread.pointer = 0;
     if cookie.pointer() != NO_REGISTER {
         thread.pointer = registers.get(cookie.pointer());
-        if matches!(cookie.call(), Some(Call::Reallocate | Call::Resize)) && thread.pointer != 0 {
+        if matches!(cookie.call(), Some(Call::ReallocateOut)) {
+            thread.entry = thread.pointer;
+            thread.pointer = stored(thread.entry).unwrap_or(0);
+        }
+        if cookie.call().is_some_and(Call::replaces) && thread.pointer != 0 {
             block::take(thread, registers);
         }
     }
+}
+
+/// What stands at an address of the process.
+#[inline(always)]
+fn stored(address: u64) -> Result<u64, i32> {
+    // SAFETY: the helper checks the address; a fault is an error, not a crash.
+    unsafe { bpf_probe_read_user(address as *const u64) }
 }
 
 /// Settles the pending call by what it returned, at its return probe.
@@ -261,14 +275,30 @@ enum Outcome {
 fn outcome(thread: &mut Thread, registers: &Registers) -> Outcome {
     let result = registers.result();
     let address = match thread.cookie.call() {
-        Some(Call::AllocateOut) if result as u32 == 0 => {
-            // SAFETY: the helper checks the address; a fault is an error, not a crash.
-            match unsafe { bpf_probe_read_user(thread.pointer as *const u64) } {
+        Some(Call::AllocateOut) if result as u32 == 0 => match stored(thread.pointer) {
+            Ok(address) => address,
+            Err(_) => return Outcome::None(Counter::ReadFault),
+        },
+        Some(Call::AllocateOut) => 0,
+        Some(Call::ReallocateOut) if result as u32 == 0 => {
+            block::settle_taken(thread);
+            match stored(thread.entry) {
                 Ok(address) => address,
                 Err(_) => return Outcome::None(Counter::ReadFault),
             }
         }
-        Some(Call::AllocateOut) => 0,
+        Some(Call::ReallocateOut) => {
+            block::put_back(thread);
+            0
+        }
+        // Into the caller's own buffer: nothing was allocated.
+        Some(Call::Duplicate) if thread.pointer != 0 => 0,
+        Some(Call::Duplicate) if result != 0 => {
+            if !string::measure(result, &mut thread.size) {
+                return Outcome::None(Counter::ReadFault);
+            }
+            result
+        }
         Some(Call::Reallocate) => {
             let freed = result == 0 && thread.size == 0 && thread.pointer != 0 && thread.cookie.zero_frees();
             if result != 0 || freed {

@@ -23,6 +23,9 @@ const RECIPES: &[Recipe] = &[
     plain("early", "early.c"),
     plain("semantics", "semantics.c"),
     plain("names", "names.c"),
+    Recipe { flags: &[&["-shared", "-fPIC", "-DINTERNAL"]], ..plain("libinternal.so", "stand_in.c") },
+    Recipe { flags: &[&["-shared", "-fPIC", "-DPREFIXED"]], ..plain("libprefixed.so", "stand_in.c") },
+    Recipe { flags: &[&["-shared", "-fPIC", "-DC23"]], ..plain("libc23.so", "stand_in.c") },
     plain("pool", "pool.c"),
     plain("mismatch", "mismatch.c"),
     plain("leak", "leak.c"),
@@ -211,7 +214,8 @@ fn build(name: &str) -> PathBuf {
     let recipe = recipe(name);
     let library = recipe.library.map(build);
     let source = sources().join(recipe.source);
-    let headers = ["victim.h", "rows.h", "stacks.h", "silent.c"].map(|name| sources().join(name));
+    let headers =
+        ["victim.h", "rows.h", "stacks.h", "mimalloc.h", "silent.c"].map(|name| sources().join(name));
     let product = folder().join(name);
     // The test program carries the recipes: a newer one may have others.
     let this = env::current_exe().expect("failed to find this test program");

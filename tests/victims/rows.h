@@ -12,10 +12,13 @@ __attribute__((unused)) static volatile size_t half = SIZE_MAX / 2 + 1;
 /* Whether blocks lie where glibc puts them; an argument says that another allocator stands in for it. */
 __attribute__((unused)) static int placed = 1;
 
+/* What gives the blocks that rows begin with. */
+__attribute__((unused)) static void *(*first_block)(size_t) = malloc;
+
 #define SETUP(name, size)                                                        \
     OWN_FRAME static void *setup_##name(void)                                    \
     {                                                                            \
-        void *block = malloc(size);                                              \
+        void *block = first_block(size);                                              \
         MUST(block);                                                             \
         book_gain("setup_" #name, block, size);                                  \
         return block;                                                            \

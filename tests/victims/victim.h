@@ -116,7 +116,7 @@ __attribute__((unused)) static long victim_number(int index)
 
 /* --- Books: which function holds which block. For victims with few blocks. --- */
 
-enum { BOOK_SITES = 128, BOOK_BLOCKS = 4096 };
+enum { BOOK_SITES = 256, BOOK_BLOCKS = 4096 };
 
 struct book_site {
     const char *name;

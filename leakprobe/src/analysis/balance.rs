@@ -166,6 +166,7 @@ fn arrange(snapshot: &Snapshot, own: &OwnCounts, with_ranges: bool) -> Ledger {
                 get(Counter::Mismatched).saturating_sub(get(Counter::PassedOn)),
                 false,
             ),
+            kept(Counter::HeapDestroyed),
             lost(Counter::ChildLost),
             lost(Counter::EventLost),
         ],

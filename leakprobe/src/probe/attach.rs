@@ -42,6 +42,10 @@ impl PlannedProbe {
         self.cookie.call() == Some(call)
     }
 
+    fn has(&self, property: fn(Call) -> bool) -> bool {
+        self.cookie.call().is_some_and(property)
+    }
+
     fn point(&self) -> Point {
         Point { file_offset: self.file_offset, cookie: self.cookie.0 }
     }
@@ -177,10 +181,10 @@ struct Order {
 impl Order {
     fn of(probes: &[PlannedProbe]) -> Self {
         let (frees, others): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
-            probes.iter().partition(|probe| probe.is(Call::Free) || probe.is(Call::CodeChange));
+            probes.iter().partition(|probe| !probe.is(Call::Leave) && !probe.has(Call::returns));
         let (leaves, mut allocations): (Vec<PlannedProbe>, Vec<PlannedProbe>) =
             others.iter().partition(|probe| probe.is(Call::Leave));
-        allocations.sort_by_key(|probe| !probe.is(Call::Reallocate));
+        allocations.sort_by_key(|probe| !probe.has(Call::replaces));
         let returning =
             allocations.iter().filter(|probe| !probe.cookie.ends_at_instructions()).copied().collect();
         Self { frees, returning, leaves, allocations }

@@ -176,7 +176,7 @@ fn words(name: &str) -> Option<Words> {
         ),
         "freed" => plain("freed"),
         "free_null" => plain("free(NULL)"),
-        "free_nested" => plain("inside a realloc"),
+        "free_nested" => plain("inside an allocating call"),
         "free_inherited" => plain("of a copy of the parent's"),
         "free_unknown" => plain("of blocks not recorded"),
         "free_probe_unknown" => loss(
@@ -208,6 +208,7 @@ fn words(name: &str) -> Option<Words> {
         ),
         "exec_dropped" => plain("dropped by exec"),
         "mismatched" => plain("given back to another allocator"),
+        "heap_destroyed" => plain("heaps destroyed with blocks that are still counted"),
         "passed_on" => plain("passed on to their owner"),
         "ended_dropped" => plain("dropped, of ended processes"),
         "free_seen_again" => plain("frees in interrupts of the same kind, seen by a second program"),

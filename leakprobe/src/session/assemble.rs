@@ -93,6 +93,7 @@ impl Session {
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
         self.look_for_prefixes();
         let mut warnings = self.warnings(&ledger);
+        warnings.extend(doubts::destroyed(&ledger));
         warnings.extend(doubts::warnings(&ledger, unsettled, self.options.unwind));
         let records = snapshot.records;
         let analysis = self.analyst.next(snapshot);

@@ -1,4 +1,4 @@
-//! Whether so many stacks are not whole that a reader must know before all else. Pure.
+//! What a reader must know before all else: that many stacks are not whole, or that blocks are gone which are reported. Pure.
 
 use leakprobe_common::Counter;
 
@@ -13,15 +13,29 @@ use crate::{
 /// Of this share of the recorded blocks on, one in so many.
 const ONE_IN: u64 = 20;
 
+fn of(entries: &[Entry], counter: Counter) -> u64 {
+    entries.iter().find(|entry| entry.name == counter.key()).map_or(0, |entry| entry.count)
+}
+
+/// What to say of heaps that were destroyed with their blocks.
+pub fn destroyed(ledger: &Ledger) -> Option<Warning> {
+    let heaps = of(&ledger.remarks, Counter::HeapDestroyed);
+    let text = format!(
+        "{} of mimalloc's destroyed with all blocks in {} (mi_heap_destroy): which those were cannot be seen, so that they \
+         stay in this report until their addresses are handed out again; do not take sites that allocate from such a heap \
+         for leaks",
+        if heaps == 1 { "1 heap was".to_owned() } else { format!("{heaps} heaps were") },
+        if heaps == 1 { "it" } else { "them" },
+    );
+    (heaps > 0).then(|| Warning { kind: Counter::HeapDestroyed.key().to_owned(), text })
+}
+
 /// What to say of stacks that are not whole. `unsettled`: how many blocks have a stack for good that was walked through
 /// code which was not described.
 pub fn warnings(ledger: &Ledger, unsettled: u64, how: Unwind) -> Vec<Warning> {
     if !matches!(how, Unwind::Auto | Unwind::Dwarf) {
         return Vec::new();
     }
-    let of = |entries: &[Entry], counter: Counter| {
-        entries.iter().find(|entry| entry.name == counter.key()).map_or(0, |entry| entry.count)
-    };
     let recorded = of(&ledger.allocations.outcomes, Counter::Recorded);
     let is_many = |blocks: u64| blocks > 0 && blocks.saturating_mul(ONE_IN) >= recorded;
     let share = |blocks: u64| match blocks.saturating_mul(100) / recorded.max(1) {

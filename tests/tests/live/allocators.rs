@@ -89,6 +89,70 @@ fn mimallocs_own_functions_are_exact() {
     check(&MIMALLOC, "names", &[], "mimalloc");
 }
 
+#[test]
+fn functions_of_the_names_that_glibc_gave_them_are_exact() {
+    for allocator in [&TCMALLOC, &MIMALLOC] {
+        check(allocator, "names", &[], "libc");
+        check(allocator, "names", &[], "old");
+    }
+    let mut victim = Victim::start("names", &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let truth = victim.run("libc");
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    check_names(last(&reports), "glibc");
+    victim.quit();
+}
+
+/// Allocators that come in no package: one stands in for each, by its names.
+fn check_stand_in(library: &str, name: &str, phase: &str) {
+    let mut victim = Victim::start_preloaded("names", &[], &compile::victim(library));
+    let probe = Probe::attach(victim.pid(), &[]);
+    let truth = victim.run(phase);
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    assert!(report.sites.iter().all(|site| site.allocator == name), "{}", report.digest());
+    for lost in ["free_unknown", "missed_free", "abandoned"] {
+        assert_eq!(report.ledger.count(lost), 0, "{lost}{}", report.digest());
+    }
+    victim.quit();
+}
+
+#[test]
+fn the_newer_tcmallocs_functions_are_exact() {
+    check_stand_in("libinternal.so", "tcmalloc", "tcmalloc_internal");
+}
+
+#[test]
+fn a_prefixed_jemallocs_functions_are_exact() {
+    check_stand_in("libprefixed.so", "jemalloc (je_)", "je");
+}
+
+#[test]
+fn the_sized_frees_of_c23_are_exact() {
+    check_stand_in("libc23.so", "unknown allocator", "c23");
+}
+
+/// Which blocks a heap had is not known: they stay, and that is told.
+#[test]
+fn a_heap_that_is_destroyed_with_its_blocks_is_told_of() {
+    let Some(library) = skip::unless_library(MIMALLOC.library, MIMALLOC.package) else { return };
+    let mut victim = Victim::start_preloaded("names", &[], &library);
+    let mut probe = Probe::attach(victim.pid(), &[]);
+    victim.run("mimalloc");
+    let of_heaps = |report: &Report| report.warnings.iter().filter(|w| w.kind == "heap_destroyed").count();
+    assert_eq!(of_heaps(&probe.next_report()), 0);
+    victim.run("destroy");
+    let reports = probe.finish();
+    let report = last(&reports);
+    assert_eq!(report.ledger.count("heap_destroyed"), 1, "{}", report.digest());
+    assert_eq!(of_heaps(report), 1, "{:?}", report.warnings);
+    let of_site: u64 = report.sites_of(&["destroy_heaps"]).map(|site| site.live_bytes).sum();
+    assert_eq!(of_site, 161 + 162, "{}", report.digest());
+    victim.quit();
+}
+
 /// A program in C++, whose operators never come to malloc there.
 fn check_cpp(allocator: &Allocator, arguments: &[&str]) {
     let Some(library) = skip::unless_library(allocator.library, allocator.package) else { return };

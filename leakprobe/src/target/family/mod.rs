@@ -54,6 +54,11 @@ impl Role {
         }
     }
 
+    /// Returns a block that holds a string, as large as that; its buffer in that argument, where it has one.
+    const fn duplicates(buffer: Option<u8>) -> Self {
+        Self { call: Call::Duplicate, size: None, count: None, pointer: buffer, throws: false }
+    }
+
     /// The same, of a function that may throw.
     const fn throwing(self) -> Self {
         Self { throws: true, ..self }
@@ -66,7 +71,7 @@ impl Role {
 
     /// Whether its return is probed too.
     pub const fn returns(self) -> bool {
-        !matches!(self.call, Call::Free | Call::CodeChange | Call::Leave)
+        self.call.returns()
     }
 
     /// Whether a call with a null first argument may be missed without harm: `free(NULL)` does nothing, but
@@ -86,9 +91,9 @@ impl Role {
     /// block recorded before its free is watched would be reported as live for ever.
     pub const fn attach_rank(self) -> u8 {
         match self.call {
-            Call::Free | Call::CodeChange => 0,
-            Call::Reallocate | Call::Resize | Call::Leave => 1,
-            Call::Allocate | Call::AllocateOut => 2,
+            Call::Free | Call::CodeChange | Call::DestroyHeap => 0,
+            Call::Reallocate | Call::ReallocateOut | Call::Resize | Call::Leave => 1,
+            Call::Allocate | Call::AllocateOut | Call::Duplicate => 2,
         }
     }
 }

@@ -14,8 +14,13 @@ const REALLOCARRAY: Role = Role::reallocates_elements(0, 1, 2);
 const POSIX_MEMALIGN: Role =
     Role { call: Call::AllocateOut, size: Some(2), count: None, pointer: Some(0), throws: false };
 const MEMALIGN: Role = Role::allocates(1);
+const DUPLICATE: Role = Role::duplicates(None);
+const REALLOCARR: Role =
+    Role { call: Call::ReallocateOut, size: Some(2), count: Some(1), pointer: Some(0), throws: false };
 const RESIZE: Role = Role { call: Call::Resize, size: Some(1), count: None, pointer: Some(0), throws: false };
 const FREE: Role = Role::frees();
+const DESTROY_HEAP: Role =
+    Role { call: Call::DestroyHeap, size: None, count: None, pointer: None, throws: false };
 /// What debuggers have a breakpoint in, to be told of objects that come and go.
 const CODE_CHANGE: Role =
     Role { call: Call::CodeChange, size: None, count: None, pointer: None, throws: false };
@@ -153,8 +158,7 @@ const TCMALLOC: &[Entry] = &[
     ("TCMallocInternalDeleteSizedAligned", FREE),
 ];
 
-/// mimalloc's own names. Not `mi_strdup` and its kin, which no argument says the size of; nor `mi_cfree`, which comes to
-/// `mi_free`.
+/// mimalloc's own names. Not those that are made of calls of these: `mi_cfree`, `mi_wcsdup`, `mi_dupenv_s`.
 const MIMALLOC: &[Entry] = &[
     ("mi_malloc", MALLOC),
     ("mi_malloc_small", MALLOC),
@@ -169,6 +173,10 @@ const MIMALLOC: &[Entry] = &[
     ("mi_recalloc", REALLOCARRAY),
     ("mi_reallocarray", REALLOCARRAY),
     ("mi_expand", REALLOC),
+    ("mi__expand", REALLOC),
+    ("mi_aligned_recalloc", REALLOCARRAY),
+    ("mi_aligned_offset_recalloc", REALLOCARRAY),
+    ("mi_mbsdup", DUPLICATE),
     ("mi_malloc_aligned", MALLOC),
     ("mi_malloc_aligned_at", MALLOC),
     ("mi_zalloc_aligned", MALLOC),
@@ -211,8 +219,21 @@ const MIMALLOC: &[Entry] = &[
     ("mi_heap_calloc_aligned_at", Role::allocates_elements(1, 2)),
     ("mi_heap_realloc_aligned", Role::reallocates(1, 2)),
     ("mi_heap_realloc_aligned_at", Role::reallocates(1, 2)),
+    ("mi_heap_rezalloc_aligned", Role::reallocates(1, 2)),
+    ("mi_heap_rezalloc_aligned_at", Role::reallocates(1, 2)),
+    ("mi_heap_recalloc_aligned", Role::reallocates_elements(1, 2, 3)),
+    ("mi_heap_recalloc_aligned_at", Role::reallocates_elements(1, 2, 3)),
     ("mi_heap_alloc_new", Role::allocates(1).throwing()),
     ("mi_heap_alloc_new_n", Role::allocates_elements(1, 2).throwing()),
+    ("mi_strdup", DUPLICATE),
+    ("mi_strndup", DUPLICATE),
+    ("mi_realpath", Role::duplicates(Some(1))),
+    ("mi_heap_strdup", DUPLICATE),
+    ("mi_heap_strndup", DUPLICATE),
+    ("mi_heap_realpath", Role::duplicates(Some(2))),
+    ("mi_reallocarr", REALLOCARR),
+    ("reallocarr", REALLOCARR),
+    ("mi_heap_destroy", DESTROY_HEAP),
     ("mi_free", FREE),
     ("mi_free_size", FREE),
     ("mi_free_aligned", FREE),
