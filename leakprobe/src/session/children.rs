@@ -18,7 +18,9 @@ use leakprobe_common::{Site, Target, forked_generation};
 use tokio::sync::mpsc;
 
 use super::{
-    Session, watched,
+    Session,
+    ghosts::{Ghosts, Inheritance},
+    watched,
     watched::{Guard, Seed, Watched, seed},
 };
 use crate::{
@@ -62,6 +64,7 @@ pub struct Children {
     /// What all sites that were deleted have allocated and freed.
     gone: Option<Site>,
     early: VecDeque<CopiedStack>,
+    ghosts: Ghosts,
     /// Where the ends of processes are told.
     pub over: Option<mpsc::UnboundedSender<Over>>,
 }
@@ -102,6 +105,7 @@ impl Children {
 
     /// Lets go of the probes of those that wait.
     pub fn let_go(&mut self) {
+        self.ghosts.clear();
         self.pending.values_mut().for_each(|pending| pending.probes.clear());
     }
 
@@ -166,21 +170,14 @@ impl Session {
             }
             self.forget(&HashMap::from([(child, self.watched[index].born())]))?;
         }
-        let (seed, mut probes, is_guarded) = match (self.children.pending.get(&parent), self.index_of(parent))
-        {
-            (Some(pending), _) => {
-                let probes = attach::share(&pending.probes);
-                (Arc::clone(&pending.seed), probes, pending.guard.covers(at_ns))
-            }
-            (None, Some(index)) => {
-                let watched = &mut self.watched[index];
-                (watched.seed(), watched.share_probes(), watched.guards(at_ns))
-            }
-            (None, None) => return self.drop_child(child, born, Vec::new()),
+        self.children.ghosts.forget(child);
+        let Some(mut had) = self.inheritance(parent, at_ns) else {
+            return self.drop_child(child, born, Vec::new());
         };
         let process = match Process::open(child) {
             Ok(process) if began_at(&process, at_ns) => process,
             Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
+                self.children.ghosts.keep(child, parent, had);
                 return self.drop_child(child, born, Vec::new());
             }
             Err(error) => {
@@ -195,12 +192,13 @@ impl Session {
         let guarded = Guard::new(child).and_then(|guard| {
             // It was made while probes went into its parent, and may not have them all; or by one that was no more than
             // made itself, whose own it may have by now, and that one its.
-            let since = if is_guarded { at_ns } else { 0 };
-            seed::extend(&mut probes, child, since).map(|()| guard)
+            let since = if had.is_guarded { at_ns } else { 0 };
+            seed::extend(&mut had.probes, child, since).map(|()| guard)
         });
         let guard = match guarded {
             Ok(guard) => guard,
             Err(_) if process.has_ended().unwrap_or(true) || !is_there(child) => {
+                self.children.ghosts.keep(child, parent, had);
                 return self.drop_child(child, born, Vec::new());
             }
             Err(error) => {
@@ -208,6 +206,7 @@ impl Session {
                 return self.drop_child(child, born, Vec::new());
             }
         };
+        let Inheritance { seed, probes, is_guarded } = had;
         if !is_guarded {
             self.renew(parent);
         }
@@ -228,6 +227,21 @@ impl Session {
         };
         self.children.pending.insert(child, pending);
         Ok(())
+    }
+
+    /// What a process of the session hands down to one that it has made at that time.
+    fn inheritance(&mut self, parent: u32, at_ns: u64) -> Option<Inheritance> {
+        if let Some(pending) = self.children.pending.get(&parent) {
+            let (seed, probes) = (Arc::clone(&pending.seed), attach::share(&pending.probes));
+            return Some(Inheritance { seed, probes, is_guarded: pending.guard.covers(at_ns) });
+        }
+        if let Some(inheritance) = self.children.ghosts.inheritance(parent) {
+            return Some(inheritance);
+        }
+        let index = self.index_of(parent)?;
+        let watched = &mut self.watched[index];
+        let (seed, probes) = (watched.seed(), watched.share_probes());
+        Some(Inheritance { seed, probes, is_guarded: watched.guards(at_ns) })
     }
 
     /// Whether a process that has shown a stack is to be taken in: its making is told of by another ring buffer.
@@ -260,7 +274,7 @@ impl Session {
                 self.watched[index].foresee(&of);
                 parent = self.watched[index].parent();
             } else {
-                return;
+                parent = self.children.ghosts.parent(pid);
             }
         }
     }
@@ -282,6 +296,13 @@ impl Session {
         }
         self.children.ended.insert(pid, born);
         self.maps.remove_target(pid, born)
+    }
+
+    /// One that waited to be taken in has ended. What it has made may not have been told of yet.
+    fn drop_pending(&mut self, pid: u32, pending: Pending) -> Result<()> {
+        let Pending { parent, seed, probes, born, stacks, .. } = pending;
+        self.children.ghosts.keep(pid, parent, Inheritance { seed, probes, is_guarded: false });
+        self.drop_child(pid, born, stacks)
     }
 
     /// Deletes what children held that ended before they were taken in.
@@ -307,10 +328,10 @@ impl Session {
     /// Takes in a child: its place, its tables, and the probes that it lacks.
     pub(super) fn take_in(&mut self, pid: u32) -> Result<()> {
         let Some(target) = self.maps.target(pid)? else {
-            if let Some(pending) = self.children.pending.remove(&pid) {
-                self.drop_child(pid, pending.born, pending.stacks)?;
-            }
-            return Ok(());
+            return match self.children.pending.remove(&pid) {
+                Some(pending) => self.drop_pending(pid, pending),
+                None => Ok(()),
+            };
         };
         // One of vfork has nothing of its own before it calls exec, which tells.
         if target.owner != pid {
@@ -321,7 +342,7 @@ impl Session {
         if target.born != born || pending.process.has_ended().unwrap_or(true) {
             let has_called_exec = target.born == born && target.flags & Target::FORKED == 0;
             self.unseen += u64::from(has_called_exec);
-            return self.drop_child(pid, born, pending.stacks);
+            return self.drop_pending(pid, pending);
         }
         if self.index_of(pid).is_none() && !self.has_room() {
             self.crowd_out(pid);
@@ -442,7 +463,7 @@ impl Session {
         if self.children.pending.get(&pid).is_some_and(|pending| pending.born == born)
             && let Some(pending) = self.children.pending.remove(&pid)
         {
-            return self.drop_child(pid, born, pending.stacks);
+            return self.drop_pending(pid, pending);
         }
         match self.index_of(pid).filter(|&index| self.watched[index].born() == born) {
             Some(index) if !self.watched[index].has_ended() => self.end(index, None),

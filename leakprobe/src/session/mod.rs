@@ -7,6 +7,7 @@ mod children;
 mod copies;
 mod doubts;
 mod follow;
+mod ghosts;
 mod kernel;
 mod late;
 mod members;
