@@ -17,8 +17,8 @@ pub enum Call {
     AllocateOut = 3,
     /// `free` and its kin: gives a block back.
     Free = 4,
-    /// `xallocx`: changes a block's size where it is, and returns the size that it has then; less than was asked for says
-    /// that nothing has changed.
+    /// `xallocx`: changes a block's size where it is, if it can to the sum of two arguments, and returns the size that it has
+    /// then; less than the first of them says that nothing has changed.
     Resize = 5,
     /// `_dl_debug_state`: the dynamic linker has mapped objects, or is about to unmap some.
     CodeChange = 6,
@@ -31,6 +31,8 @@ pub enum Call {
     ReallocateOut = 9,
     /// `mi_heap_destroy`: gives all blocks of a heap back at once. Which those are is not known.
     DestroyHeap = 10,
+    /// `reallocf`: as `realloc`, but gives the block back where there is no successor too.
+    ReallocateOrFree = 11,
 }
 
 impl Call {
@@ -48,6 +50,7 @@ impl Call {
             8 => Some(Self::Duplicate),
             9 => Some(Self::ReallocateOut),
             10 => Some(Self::DestroyHeap),
+            11 => Some(Self::ReallocateOrFree),
             _ => None,
         }
     }
@@ -61,7 +64,7 @@ impl Call {
     /// Whether it gives a block back and returns one.
     #[inline(always)]
     pub const fn replaces(self) -> bool {
-        matches!(self, Self::Reallocate | Self::ReallocateOut | Self::Resize)
+        matches!(self, Self::Reallocate | Self::ReallocateOrFree | Self::ReallocateOut | Self::Resize)
     }
 }
 

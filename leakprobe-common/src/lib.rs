@@ -24,9 +24,9 @@ pub use kernel::{
 };
 pub use mismatch::{LastMismatch, MAX_MISMATCHES, Mismatch, MismatchKey};
 pub use record::{
-    Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, Event, EventKind, Kin, LIFETIME_BUCKETS, LIFETIME_SHIFT,
-    MAX_FRAMES, NO_STACK, Pending, RangeEvent, RangeOperation, STACK_WINDOW, Site, Stack, StackCopy,
-    StackEnd, Target, Thread, forked_generation, lifetime_bucket,
+    Block, BlockKey, COPY_PAGE_BYTES, COPY_PAGES, EXECS, Event, EventKind, Kin, LIFETIME_BUCKETS,
+    LIFETIME_SHIFT, MAX_FRAMES, NO_STACK, Pending, RangeEvent, RangeOperation, STACK_WINDOW, Site, Stack,
+    StackCopy, StackEnd, Target, Thread, forked_generation, lifetime_bucket,
 };
 pub use unwind::{
     CACHE_ENTRIES, CACHE_RULE_BITS, CHUNK_BITS, CHUNK_ROWS, Chunk, CodePage, CodeRange, FRAME_POINTERS,
@@ -35,4 +35,4 @@ pub use unwind::{
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 47;
+pub const ABI_VERSION: u32 = 48;

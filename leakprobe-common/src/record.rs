@@ -229,12 +229,15 @@ impl Target {
     pub const THREADED: u32 = 4;
 }
 
-/// The number of the image of a child that was made at this time: no other child of its process number has it, nor
-/// has one that user space has taken in by itself, which count from 1.
+/// The number of the image of a child, by how many were made before it: no other child of its process number has it, nor
+/// the images that come after it by [`EXECS`], nor has one that user space has taken in by itself, which count from 1.
 #[inline(always)]
-pub const fn forked_generation(at_ns: u64) -> u32 {
-    (at_ns >> 20) as u32 | 1 << 31
+pub const fn forked_generation(births: u32) -> u32 {
+    births.wrapping_mul(EXECS) | 1 << 31
 }
+
+/// Programs that a child may have, one after the other, and be told from another one of the same number.
+pub const EXECS: u32 = 1 << 14;
 
 /// What a process of a tree (`--follow`) holds, and what it had from its parent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -302,7 +305,8 @@ pub struct Thread {
     pub range_stack: u64,
     /// Where the pending call returns to, if it ends at instructions (see [`Cookie::ends_at_instructions`]).
     pub return_address: u64,
-    /// The probed instruction at its entry, if it ends at instructions; else its out pointer, if it gives a block back too.
+    /// The probed instruction at its entry, if it ends at instructions; else its out pointer, if it gives a block back too;
+    /// or how much larger a block may become.
     pub entry: u64,
     /// What the last call returned that was made while `outer` was set aside.
     pub inner: u64,
@@ -331,7 +335,8 @@ pub enum EventKind {
     CodeChange = 4,
     /// The process has made another one, which has a copy of its memory, with the breakpoints in it.
     Fork = 5,
-    /// With `--follow`: the process has made another one, whose number is `a`; it is a target already.
+    /// With `--follow`: the process has made another one, which is a target already; `a` is its process number, and 2^32
+    /// times the number of its image.
     Born = 6,
 }
 

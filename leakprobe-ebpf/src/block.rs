@@ -79,7 +79,8 @@ pub fn free(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn is_nested(registers: &Registers, address: u64) -> bool {
     let Some(thread) = thread::find(bpf_get_current_pid_tgid() as u32) else { return false };
-    let gives_back = matches!(thread.cookie.call(), Some(Call::Reallocate | Call::ReallocateOut));
+    let gives_back =
+        matches!(thread.cookie.call(), Some(Call::Reallocate | Call::ReallocateOrFree | Call::ReallocateOut));
     if gives_back && thread.pointer == address {
         return true;
     }

@@ -85,7 +85,7 @@ pub fn born(ctx: &TracePointContext) -> u32 {
     // SAFETY: the helper has no preconditions.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let mut target = *parent;
-    target.born = forked_generation(at_ns);
+    target.born = forked_generation(next_birth());
     target.flags = target.flags & !Target::THREADED | Target::PENDING;
     if flags & CLONE_VM == 0 {
         target.generation = target.born;
@@ -99,8 +99,22 @@ pub fn born(ctx: &TracePointContext) -> u32 {
         count(Counter::ChildLost);
         return 0;
     }
-    tell_at(EventKind::Born, tgid, child as u64, at_ns);
+    tell_at(EventKind::Born, tgid, (target.born as u64) << 32 | child as u64, at_ns);
     0
+}
+
+/// How many children were made before. Two that are made at once can have the same number, for they are of different process
+/// numbers: so this need not be atomic (which would return what was there from Linux 5.12 on).
+#[inline(always)]
+fn next_birth() -> u32 {
+    // Not 0: user space counts on that section having one variable.
+    static mut BIRTHS: u32 = 1;
+    // SAFETY: an aligned integer, read and written as a whole.
+    unsafe {
+        let births = core::ptr::read_volatile(&raw const BIRTHS);
+        core::ptr::write_volatile(&raw mut BIRTHS, births.wrapping_add(1));
+        births
+    }
 }
 
 /// 8 bytes of a tracepoint's record.

@@ -120,6 +120,10 @@ fn begin(thread: &mut Thread, registers: &Registers, cookie: Cookie) {
     thread.stack_pointer = registers.stack_pointer();
     thread.size = match cookie.count() {
         _ if cookie.size() == NO_REGISTER => 0,
+        register if matches!(cookie.call(), Some(Call::Resize)) => {
+            thread.entry = if register == NO_REGISTER { 0 } else { registers.get(register) };
+            registers.get(cookie.size())
+        }
         NO_REGISTER => registers.get(cookie.size()),
         register => product(registers.get(cookie.size()), registers.get(register)),
     };
@@ -299,8 +303,8 @@ fn outcome(thread: &mut Thread, registers: &Registers) -> Outcome {
             }
             result
         }
-        Some(Call::Reallocate) => {
-            let freed = result == 0 && thread.size == 0 && thread.pointer != 0 && thread.cookie.zero_frees();
+        Some(call @ (Call::Reallocate | Call::ReallocateOrFree)) => {
+            let freed = result == 0 && thread.pointer != 0 && frees_on_null(thread, call);
             if result != 0 || freed {
                 block::settle_taken(thread);
             } else {
@@ -312,6 +316,7 @@ fn outcome(thread: &mut Thread, registers: &Registers) -> Outcome {
             result
         }
         Some(Call::Resize) if result >= thread.size => {
+            thread.size = resized(thread, result);
             block::settle_taken(thread);
             thread.pointer
         }
@@ -322,6 +327,26 @@ fn outcome(thread: &mut Thread, registers: &Registers) -> Outcome {
         _ => result,
     };
     if address == 0 { Outcome::None(Counter::Failed) } else { Outcome::Block(address) }
+}
+
+/// Whether a reallocation that returns NULL has given the block back.
+#[inline(always)]
+fn frees_on_null(thread: &Thread, call: Call) -> bool {
+    matches!(call, Call::ReallocateOrFree) || thread.size == 0 && thread.cookie.zero_frees()
+}
+
+/// What a block is asked to be after `xallocx`, which has returned how large it is: as much more as was wanted, or what there
+/// is room for; or what it was, where it could not be made smaller.
+#[inline(always)]
+fn resized(thread: &Thread, has: u64) -> u64 {
+    let most = thread.size.saturating_add(thread.entry);
+    if thread.has_taken != 0 && thread.taken.size > most && has >= thread.taken.size {
+        thread.taken.size
+    } else if has < most {
+        has
+    } else {
+        most
+    }
 }
 
 /// Size times count; a product that overflows is more than any allocator hands out. By halves, because BPF

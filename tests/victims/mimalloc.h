@@ -161,6 +161,17 @@ OWN_FRAME static void row_mi_posix_memalign(void)
         MUST(block == same);                                                     \
         book_site("row_" #name "_fails");                                        \
     }
+/* Gives back what it cannot make larger. */
+#define REALLOCF_FAILS(name, parameters, ...)                                    \
+    SETUP(name##_fails, 48)                                                      \
+    OWN_FRAME static void row_##name##_fails(void *block)                        \
+    {                                                                            \
+        book_lose(block);                                                        \
+        MUST(CALL(void *, name, parameters, __VA_ARGS__) == NULL);               \
+        book_site("row_" #name "_fails");                                        \
+    }
+REALLOCF_FAILS(mi_reallocf, (void *, size_t), block, huge)
+REALLOCF_FAILS(mi_heap_reallocf, (void *, void *, size_t), HEAP, block, huge)
 REALLOCARR(mi_reallocarr)
 REALLOCARR(reallocarr)
 
@@ -265,6 +276,8 @@ static void rows_of_mimalloc(void)
     row_vfree(setup_vfree());
     row_mi_reallocarr(setup_mi_reallocarr());
     row_reallocarr(setup_reallocarr());
+    row_mi_reallocf_fails(setup_mi_reallocf_fails());
+    row_mi_heap_reallocf_fails(setup_mi_heap_reallocf_fails());
     row_mi_reallocarr_fails(setup_mi_reallocarr_fails());
     row_reallocarr_fails(setup_reallocarr_fails());
 }

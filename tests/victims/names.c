@@ -65,6 +65,29 @@ OWN_FRAME static void row_xallocx_in_place(void *old)
     book_lose(old);
     book_gain("row_xallocx_in_place", old, 110);
 }
+/* More would do as well, and there is room for some. */
+SETUP(xallocx_extra, 100)
+OWN_FRAME static void row_xallocx_extra(void *old)
+{
+    MUST(CALL(size_t, xallocx, (void *, size_t, size_t, int), old, 103, 4, 0) == 112);
+    book_lose(old);
+    book_gain("row_xallocx_extra", old, 107);
+}
+SETUP(xallocx_room, 100)
+OWN_FRAME static void row_xallocx_room(void *old)
+{
+    MUST(CALL(size_t, xallocx, (void *, size_t, size_t, int), old, 103, 400, 0) == 112);
+    book_lose(old);
+    book_gain("row_xallocx_room", old, 112);
+}
+/* It cannot become smaller where it is. */
+SETUP(xallocx_stays, 100)
+OWN_FRAME static void row_xallocx_stays(void *old)
+{
+    MUST(CALL(size_t, xallocx, (void *, size_t, size_t, int), old, 8, 0, 0) == 112);
+    book_lose(old);
+    book_gain("row_xallocx_stays", old, 100);
+}
 SETUP(xallocx_fails, 101)
 OWN_FRAME static void row_xallocx_fails(void *old)
 {
@@ -78,6 +101,9 @@ static void rows_of_jemalloc(void)
     row_mallocx_flags();
     row_rallocx(setup_rallocx());
     row_xallocx_in_place(setup_xallocx_in_place());
+    row_xallocx_extra(setup_xallocx_extra());
+    row_xallocx_room(setup_xallocx_room());
+    row_xallocx_stays(setup_xallocx_stays());
     row_xallocx_fails(setup_xallocx_fails());
     row_dallocx(setup_dallocx());
     row_sdallocx(setup_sdallocx());

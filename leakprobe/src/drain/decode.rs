@@ -107,6 +107,8 @@ pub enum Message {
         tgid: u32,
         /// The other one.
         child: u32,
+        /// The number of its program image.
+        born: u32,
         /// When, `CLOCK_MONOTONIC` nanoseconds.
         at_ns: u64,
     },
@@ -150,9 +152,12 @@ pub fn message(record: &[u8]) -> Option<Message> {
             Some(Message::NewStack { tgid: head.tgid, stack: head.a })
         }
         kind if kind == EventKind::Fork as u32 => Some(Message::Fork { tgid: head.tgid }),
-        kind if kind == EventKind::Born as u32 => {
-            Some(Message::Born { tgid: head.tgid, child: head.a as u32, at_ns: head.at_ns })
-        }
+        kind if kind == EventKind::Born as u32 => Some(Message::Born {
+            tgid: head.tgid,
+            child: head.a as u32,
+            born: (head.a >> 32) as u32,
+            at_ns: head.at_ns,
+        }),
         kind if kind == EventKind::Exec as u32 => Some(Message::Exec {
             tgid: head.tgid,
             at_ns: head.at_ns,

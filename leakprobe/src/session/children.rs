@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use leakprobe_common::{Site, Target, forked_generation};
+use leakprobe_common::{EXECS, Site, Target};
 use tokio::sync::mpsc;
 
 use super::{
@@ -150,13 +150,12 @@ fn is_there(pid: u32) -> bool {
 
 /// Whether a record's program image is one of the process whose first one was `born`: each exec adds 1.
 pub fn is_of(generation: u32, born: u32) -> bool {
-    generation.wrapping_sub(born) < 1 << 16
+    generation.wrapping_sub(born) < EXECS
 }
 
 impl Session {
-    /// A process of the session has made another one.
-    pub(super) fn born(&mut self, parent: u32, child: u32, at_ns: u64) -> Result<()> {
-        let born = forked_generation(at_ns);
+    /// A process of the session has made another one, of this number and with that of its first program image.
+    pub(super) fn born(&mut self, parent: u32, (child, born): (u32, u32), at_ns: u64) -> Result<()> {
         // One of the same number has ended: its end comes later, by another way.
         if let Some(old) = self.children.pending.remove(&child) {
             self.drop_child(child, old.born, old.stacks)?;

@@ -265,7 +265,7 @@ impl Session {
                     self.watched[index].fork();
                 }
             }
-            Message::Born { tgid, child, at_ns } => self.born(tgid, child, at_ns)?,
+            Message::Born { tgid, child, born, at_ns } => self.born(tgid, (child, born), at_ns)?,
             Message::Exec { tgid, generation, at_ns, is_replaced } => {
                 if self.children.has(tgid) {
                     self.children.exec(tgid, at_ns, is_replaced);

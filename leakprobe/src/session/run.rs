@@ -21,16 +21,20 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
         bail!(refusal);
     }
     let mut processes = selection.pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
-    let begun = match trigger::wait(&options, &mut processes)? {
-        trigger::Waited::NotAtAll => begun,
-        trigger::Waited::Until(begun) => begun,
+    let (begun, has_waited) = match trigger::wait(&options, &mut processes)? {
+        trigger::Waited::NotAtAll => (begun, false),
+        trigger::Waited::Until(begun, _) => (begun, true),
         trigger::Waited::ForNothing => return Ok(()),
     };
     let mut session = Session::prepare(options)?;
-    session.members.require_some()?;
+    // Who was waited for can have ended since, and others can come.
+    let may_be_empty = has_waited && session.waits_for_more();
+    if !has_waited {
+        session.members.require_some()?;
+    }
     limits::raise_open_files();
     for process in processes {
-        session.watch(process)?;
+        session.watch_one(process)?;
     }
     session.follow_ranges()?;
     for index in 0..session.watched.len() {
@@ -54,6 +58,12 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
         session.members.search_below();
     }
     session.admit()?;
+    if session.watched.is_empty() && may_be_empty {
+        return follow::block_on(session, None, begun).map(drop);
+    }
+    if session.watched.is_empty() && session.notes.is_empty() {
+        bail!("the processes asked for have ended before probes were in place");
+    }
     if session.watched.is_empty() {
         let why = session.notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; ");
         bail!("none of the processes asked for can be profiled: {why}");
@@ -62,6 +72,26 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
         session.watched[0].require_allocator()?;
     }
     follow::block_on(session, None, begun).map(drop)
+}
+
+impl Session {
+    /// Watches one of those that were named. One of several that dies does not hold up the others.
+    fn watch_one(&mut self, process: Process) -> Result<()> {
+        let (pid, start) = (process.pid(), process.start_time());
+        match self.watch(process) {
+            Err(_)
+                if self.room > 1
+                    && !Process::open(pid).is_ok_and(|process| process.start_time() == start) =>
+            {
+                if let Some(target) = self.maps.target(pid)? {
+                    self.maps.remove_target(pid, target.born)?;
+                }
+                self.note("ended", format!("process {pid} ended while it was being looked at"));
+                Ok(())
+            }
+            watched => watched.map(drop),
+        }
+    }
 }
 
 /// Starts a program, runs a session over it, and returns its exit code.

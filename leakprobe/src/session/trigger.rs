@@ -26,8 +26,16 @@ use crate::{
     },
 };
 
-/// Time between two looks: one small file of /proc a process.
+/// Time between two looks: one small file of /proc a process. Growth within less than four of them is looked for more often.
 const BETWEEN: Duration = Duration::from_secs(1);
+
+/// The least time between two looks.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// How often to look.
+fn between(trigger: Trigger) -> Duration {
+    trigger.growth.map_or(BETWEEN, |growth| (growth.within / 4).clamp(LEAST, BETWEEN))
+}
 
 /// Sizes of a process that are kept, over the time in which it must grow.
 const MAX_SIZES: usize = 600;
@@ -36,8 +44,8 @@ const MAX_SIZES: usize = 600;
 pub enum Waited {
     /// Nothing was to be waited for.
     NotAtAll,
-    /// A process has grown; the session begins now.
-    Until(Begun),
+    /// A process has grown, the one of this number; the session begins now.
+    Until(Begun, u32),
     /// It was told to stop, or the processes have ended.
     ForNothing,
 }
@@ -62,8 +70,15 @@ pub fn wait(options: &Options, named: &mut Vec<Process>) -> Result<Waited> {
         .enable_all()
         .build()
         .context("failed to start the event loop")?
-        .block_on(until(options.trigger, members, sizes))?;
+        .block_on(until(options.trigger, options.follow, members, &mut sizes))?;
     named.retain(|process| !process.has_ended().unwrap_or(true));
+    // With --follow it can be a child, whose parents may have ended.
+    if let (Waited::Until(_, pid), true) = (&waited, options.follow)
+        && named.iter().all(|process| process.pid() != *pid)
+        && let Some(history) = sizes.0.remove(pid)
+    {
+        named.push(history.process);
+    }
     Ok(waited)
 }
 
@@ -86,11 +101,11 @@ fn check(options: &Options, process: &Process) -> Result<()> {
     Ok(())
 }
 
-async fn until(trigger: Trigger, mut members: Members, mut sizes: Sizes) -> Result<Waited> {
+async fn until(trigger: Trigger, follow: bool, mut members: Members, sizes: &mut Sizes) -> Result<Waited> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut looks = interval(BETWEEN);
+    let mut looks = interval(between(trigger));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = false;
     loop {
@@ -102,14 +117,18 @@ async fn until(trigger: Trigger, mut members: Members, mut sizes: Sizes) -> Resu
             _ = looks.tick() => {}
         }
         let now = Instant::now();
-        sizes.take_in(&members.find(&[])?);
-        if let Some(crossed) = sizes.look(trigger, now) {
+        if follow {
+            members.search_below();
+        }
+        let known: Vec<u32> = sizes.0.keys().copied().collect();
+        sizes.take_in(&members.find(&known)?);
+        if let Some((pid, crossed)) = sizes.look(trigger, now) {
             eprintln!("leakprobe: {crossed}: putting probes in");
-            return Ok(Waited::Until(Begun { at: Instant::now() }));
+            return Ok(Waited::Until(Begun { at: Instant::now() }, pid));
         }
         if !told {
             told = true;
-            eprintln!("leakprobe: {}", waiting(trigger, &sizes));
+            eprintln!("leakprobe: {}", waiting(trigger, sizes));
         }
         if sizes.0.is_empty() && !members.are_open() {
             eprintln!(
@@ -156,7 +175,8 @@ impl History {
         self.sizes.back().map_or(0, |&(_, bytes)| bytes)
     }
 
-    /// Takes in a size, and forgets those that are too old to matter.
+    /// Takes in a size, and forgets those that are too old to matter. `within`: the time in which it is to grow, and that
+    /// between two looks: what it had when the one began is what the last look before that has seen.
     fn add(&mut self, now: Instant, bytes: u64, within: Duration) {
         let is_old = |&(at, _): &(Instant, u64)| now.duration_since(at) > within;
         while self.sizes.front().is_some_and(is_old) {
@@ -196,9 +216,9 @@ impl Sizes {
         }
     }
 
-    /// Reads what each has; the first that has crossed a line, in words.
-    fn look(&mut self, trigger: Trigger, now: Instant) -> Option<String> {
-        let within = trigger.growth.map_or(Duration::ZERO, |growth| growth.within);
+    /// Reads what each has; the first that has crossed a line, and which, in words.
+    fn look(&mut self, trigger: Trigger, now: Instant) -> Option<(u32, String)> {
+        let within = trigger.growth.map_or(Duration::ZERO, |growth| growth.within + between(trigger) * 3 / 2);
         self.0.retain(|_, history| match history.process.resident_bytes() {
             Ok(bytes) => {
                 history.add(now, bytes, within);
@@ -207,14 +227,16 @@ impl Sizes {
             // It has ended.
             Err(_) => false,
         });
-        self.0.values().find_map(|history| {
+        self.0.iter().find_map(|(&pid, history)| {
             let (latest, growth) = (history.latest(), history.growth());
             if trigger.rss.is_some_and(|bytes| latest >= bytes) {
-                return Some(format!("process {} has {} of resident memory", history.named(), size(latest)));
+                let text = format!("process {} has {} of resident memory", history.named(), size(latest));
+                return Some((pid, text));
             }
             let grown = trigger.growth.filter(|wanted| growth >= wanted.bytes)?;
             let within = duration(grown.within.as_secs_f64());
-            Some(format!("process {} has grown by {} within {within}", history.named(), size(growth)))
+            let text = format!("process {} has grown by {} within {within}", history.named(), size(growth));
+            Some((pid, text))
         })
     }
 }
@@ -240,6 +262,9 @@ mod tests {
         assert_eq!(history.growth(), 1500 - 951);
         history.add(begin + Duration::from_secs(115), 1600, minute);
         assert_eq!(history.growth(), 0, "all else is older than that");
+        let second = Duration::from_secs(1);
+        let growth = Trigger { rss: None, growth: Some(Growth { bytes: 1, within: second / 2 }) };
+        assert_eq!([between(growth), between(Trigger::default())], [second / 8, second]);
         let day = minute * 60 * 24;
         for second in 0..20_000 {
             history.add(begin + Duration::from_secs(200 + second), second, day);

@@ -18,7 +18,7 @@ pub struct Role {
     pub call: Call,
     /// Argument that holds the size in bytes (of one element, where there is a count).
     pub size: Option<u8>,
-    /// Argument that holds the number of elements.
+    /// Argument that holds the number of elements; or how much larger a block may become.
     pub count: Option<u8>,
     /// Argument that holds the block given back, or the out pointer.
     pub pointer: Option<u8>,
@@ -59,6 +59,11 @@ impl Role {
         Self { call: Call::Duplicate, size: None, count: None, pointer: buffer, throws: false }
     }
 
+    /// The same, of a function that gives the block back where it has no successor too.
+    const fn freeing(self) -> Self {
+        Self { call: Call::ReallocateOrFree, ..self }
+    }
+
     /// The same, of a function that may throw.
     const fn throwing(self) -> Self {
         Self { throws: true, ..self }
@@ -92,7 +97,7 @@ impl Role {
     pub const fn attach_rank(self) -> u8 {
         match self.call {
             Call::Free | Call::CodeChange | Call::DestroyHeap => 0,
-            Call::Reallocate | Call::ReallocateOut | Call::Resize | Call::Leave => 1,
+            Call::Reallocate | Call::ReallocateOrFree | Call::ReallocateOut | Call::Resize | Call::Leave => 1,
             Call::Allocate | Call::AllocateOut | Call::Duplicate => 2,
         }
     }
@@ -194,7 +199,7 @@ mod tests {
             ("unknown allocator", "reallocarray", (Reallocate, Some(2), Some(1), Some(0))),
             ("jemalloc", "mallocx", (Allocate, Some(0), None, None)),
             ("jemalloc", "rallocx", (Reallocate, Some(1), None, Some(0))),
-            ("jemalloc", "xallocx", (Resize, Some(1), None, Some(0))),
+            ("jemalloc", "xallocx", (Resize, Some(1), Some(2), Some(0))),
             ("jemalloc", "sdallocx", (Free, None, None, Some(0))),
             ("jemalloc", "_ZnamSt11align_val_t", (Allocate, Some(0), None, None)),
             ("jemalloc (_rjem_)", "_rjem_realloc", (Reallocate, Some(1), None, Some(0))),

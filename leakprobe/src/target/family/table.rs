@@ -17,7 +17,9 @@ const MEMALIGN: Role = Role::allocates(1);
 const DUPLICATE: Role = Role::duplicates(None);
 const REALLOCARR: Role =
     Role { call: Call::ReallocateOut, size: Some(2), count: Some(1), pointer: Some(0), throws: false };
-const RESIZE: Role = Role { call: Call::Resize, size: Some(1), count: None, pointer: Some(0), throws: false };
+const REALLOCF: Role = REALLOC.freeing();
+const RESIZE: Role =
+    Role { call: Call::Resize, size: Some(1), count: Some(2), pointer: Some(0), throws: false };
 const FREE: Role = Role::frees();
 const DESTROY_HEAP: Role =
     Role { call: Call::DestroyHeap, size: None, count: None, pointer: None, throws: false };
@@ -167,7 +169,7 @@ const MIMALLOC: &[Entry] = &[
     ("mi_calloc", CALLOC),
     ("mi_mallocn", CALLOC),
     ("mi_realloc", REALLOC),
-    ("mi_reallocf", REALLOC),
+    ("mi_reallocf", REALLOCF),
     ("mi_rezalloc", REALLOC),
     ("mi_reallocn", REALLOCARRAY),
     ("mi_recalloc", REALLOCARRAY),
@@ -207,7 +209,7 @@ const MIMALLOC: &[Entry] = &[
     ("mi_heap_calloc", Role::allocates_elements(1, 2)),
     ("mi_heap_mallocn", Role::allocates_elements(1, 2)),
     ("mi_heap_realloc", Role::reallocates(1, 2)),
-    ("mi_heap_reallocf", Role::reallocates(1, 2)),
+    ("mi_heap_reallocf", Role::reallocates(1, 2).freeing()),
     ("mi_heap_rezalloc", Role::reallocates(1, 2)),
     ("mi_heap_reallocn", Role::reallocates_elements(1, 2, 3)),
     ("mi_heap_recalloc", Role::reallocates_elements(1, 2, 3)),

@@ -37,6 +37,17 @@ pub enum CgroupError {
         /// Names that may have been meant.
         near: Vec<String>,
     },
+    /// It has threads only.
+    #[error(
+        "the control group {} is of threads: whole processes are in the group above it, {}; name that one",
+        show(.path), show(.above)
+    )]
+    Threaded {
+        /// Its directory.
+        path: PathBuf,
+        /// The next group above whose processes can be read.
+        above: PathBuf,
+    },
     /// Its processes cannot be read.
     #[error("failed to read the processes of the control group {}: {cause}", show(.path))]
     Read {
@@ -118,7 +129,15 @@ impl Cgroup {
                 // It has been removed meanwhile.
                 Err(error) if is_gone(&error) => continue,
                 // A group of threads: its processes are listed further up.
-                Err(error) if group != self.path && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    if group == self.path {
+                        let has_processes = |path: &&Path| read_list(&path.join(PROCESSES)).is_ok();
+                        if let Some(above) = group.ancestors().skip(1).find(has_processes) {
+                            return Err(CgroupError::Threaded { above: above.to_owned(), path: group });
+                        }
+                        return Err(CgroupError::Read { path: group, cause: error });
+                    }
+                }
                 Err(cause) => return Err(CgroupError::Read { path: group, cause }),
             }
             groups.extend(below(&group).take(MAX_GROUPS.saturating_sub(looked + groups.len())));
