@@ -284,6 +284,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocation, cl
     }
     let cli = Cli::try_parse_from(words).map_err(explain_stray_word)?;
     let kernel = kernel_options(&cli)?;
+    if cli.advanced.allocator_prefix.len() > args::MAX_PREFIXES {
+        let what = format!("at most {} prefixes can be given to --allocator-prefix", args::MAX_PREFIXES);
+        return Err(wrong(ErrorKind::TooManyValues, &what));
+    }
     let trigger = Trigger { rss: cli.begin.when_rss, growth: cli.begin.when_growth };
     let asked = Selection { pids: each_once(cli.what.pid), cgroups: cli.what.cgroup, names: cli.what.comm };
     let subject = match (cli.mode, asked, cli.what.command) {

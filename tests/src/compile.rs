@@ -30,6 +30,7 @@ const RECIPES: &[Recipe] = &[
     plain("mismatch", "mismatch.c"),
     plain("leak", "leak.c"),
     Recipe { flags: &[&["-static"]], ..plain("leak_static", "leak.c") },
+    Recipe { flags: &[&["-s"]], ..plain("leak_stripped", "leak.c") },
     plain("threads", "threads.c"),
     plain("jump", "jump.c"),
     plain("cancel", "cancel.c"),
@@ -73,6 +74,8 @@ const RECIPES: &[Recipe] = &[
     plain("kobjects", "kobjects.c"),
     plain("cpp", "cpp.cpp"),
     plain("operators", "operators.cpp"),
+    Recipe { flags: &[&["-DOWN", "-pthread"]], ..plain("operators_own", "operators.cpp") },
+    Recipe { flags: &[&["-DOWN", "-pthread", "-static"]], ..plain("operators_own_static", "operators.cpp") },
     // By its name alone it is found beside the program, wherever that is taken.
     Recipe {
         flags: &[&["-shared", "-fPIC", "-Wl,-soname,libconstructor.so"]],
@@ -214,8 +217,8 @@ fn build(name: &str) -> PathBuf {
     let recipe = recipe(name);
     let library = recipe.library.map(build);
     let source = sources().join(recipe.source);
-    let headers =
-        ["victim.h", "rows.h", "stacks.h", "mimalloc.h", "silent.c"].map(|name| sources().join(name));
+    let headers = ["victim.h", "rows.h", "stacks.h", "mimalloc.h", "own_operators.h", "silent.c"]
+        .map(|name| sources().join(name));
     let product = folder().join(name);
     // The test program carries the recipes: a newer one may have others.
     let this = env::current_exe().expect("failed to find this test program");

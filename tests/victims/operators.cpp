@@ -4,6 +4,9 @@
 // `forms COUNT` keeps blocks of each form; `throws COUNT` asks for too much, and catches that; `handler COUNT` has a handler
 // that gives a reserve back; `threads COUNT` does the first two in several threads at once.
 #include "victim.h"
+#ifdef OWN
+#include "own_operators.h"
+#endif
 
 #include <new>
 #include <pthread.h>

@@ -371,6 +371,9 @@ fn pid(text: &str) -> Result<u32, &'static str> {
 /// The longest prefix.
 const MAX_PREFIX: usize = 64;
 
+/// Prefixes that can be named: an allocator's number is a byte, and there are some that are known.
+pub const MAX_PREFIXES: usize = 128;
+
 fn prefix(text: &str) -> Result<String, &'static str> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_$.".contains(&byte));
     match text.len() {

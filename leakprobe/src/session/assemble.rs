@@ -91,6 +91,7 @@ impl Session {
         let unsettled = self.anew.unsettled(all_undescribed, undescribed);
         snapshot.unite(&self.same_stacks());
         let ledger = balance::ledger(&snapshot, &self.own, counting, self.options.mmap);
+        self.look_for_hidden();
         self.look_for_prefixes();
         let mut warnings = self.warnings(&ledger);
         warnings.extend(doubts::destroyed(&ledger));

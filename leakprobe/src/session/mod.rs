@@ -8,6 +8,7 @@ mod copies;
 mod doubts;
 mod follow;
 mod ghosts;
+mod hidden;
 mod kernel;
 mod late;
 mod members;
@@ -92,6 +93,7 @@ pub struct Session {
     objects: ObjectCache,
     families: &'static [Family],
     /// What the names of allocators in the processes begin with, where a prefix that was named matches nothing.
+    hidden: hidden::Hidden,
     prefixes_there: Vec<String>,
     searched_for_prefixes: usize,
     unwinding: ObjectTables,
@@ -194,6 +196,7 @@ impl Session {
             cookies: by_address.then(Cookies::default),
             objects: ObjectCache::new(),
             families,
+            hidden: hidden::Hidden::default(),
             prefixes_there: Vec::new(),
             searched_for_prefixes: 0,
             unwinding: ObjectTables::new(unwind, tables, settings.targets == 1),
@@ -402,6 +405,7 @@ impl Session {
         let mut all = ledger.losses();
         all.extend(mismatches::warning(ledger));
         all.extend(self.notes.iter().cloned());
+        all.extend(self.hidden_allocators());
         all.extend(self.unmatched_prefixes());
         all.extend(self.unmatched_objects());
         all.extend(late::crowded_out(&self.crowded_out, self.room));

@@ -6,10 +6,10 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Session, watched::Watched};
+use super::Session;
 use crate::{
     report::{escape::visible, model::Warning, units::counted},
-    target::{near::near, space::Backing, symbols::prefixes::prefixes},
+    target::{family::is_known, near::near, space::Backing, symbols::prefixes::prefixes},
 };
 
 impl Session {
@@ -20,10 +20,12 @@ impl Session {
             return;
         }
         let (mut seen, mut there) = (HashSet::new(), BTreeSet::new());
-        for space in self.watched.iter().filter_map(Watched::space_now) {
+        for watched in &self.watched {
+            let Some(space) = watched.space_now() else { continue };
             for mapping in space.mappings.iter().filter(|mapping| mapping.executable) {
                 let Backing::Object(object) = &mapping.backing else { continue };
-                if let (Ok(file), true) = (&object.file, seen.insert(object.id)) {
+                let is_new = seen.insert(object.id);
+                if let (Ok(file), true) = (&object.file, is_new && !watched.is_known_allocator(object.id)) {
                     // What cannot be read has been told of already.
                     there.extend(prefixes(file).unwrap_or_default());
                 }
@@ -34,7 +36,7 @@ impl Session {
     }
 
     fn has_prefix(&self, prefix: &str) -> bool {
-        let name = format!("{prefix}*");
+        let name = is_known(prefix).map_or_else(|| format!("{prefix}*"), str::to_owned);
         self.watched.iter().any(|watched| watched.has_family(&name))
     }
 
@@ -44,14 +46,21 @@ impl Session {
         unmatched.map(|prefix| {
             let alike = near(prefix, self.prefixes_there.iter().cloned());
             let there = match (alike.as_slice(), self.prefixes_there.as_slice()) {
+                ([same, ..], _) if same == prefix && !self.options.allocator_objects.is_empty() => {
+                    "an object has them that --allocator-object leaves out".to_owned()
+                }
                 ([], []) => "no names in them look like an allocator's with a prefix".to_owned(),
                 ([], all) => format!("there are: {}", shown(all)),
                 (alike, _) => format!("there are: {}", shown(alike)),
             };
             let searched = counted(self.searched_for_prefixes as u64, "mapped object");
+            let stripped = match self.hidden.stripped.first() {
+                Some(path) => format!("; {path} is stripped: functions in it may have no names"),
+                None => String::new(),
+            };
             let text = format!(
                 "--allocator-prefix {prefix} matches nothing so far: {searched} searched for {prefix}malloc and \
-                 {prefix}free and their like; {there}"
+                 {prefix}free and their like; {there}{stripped}"
             );
             Warning { kind: "prefix_unmatched".to_owned(), text }
         })

@@ -66,7 +66,10 @@ pub struct Discovery {
 
 /// Whether an object is meant by a file name or a path.
 fn is_called(path: &Path, name: &Path) -> bool {
-    path == name || path.file_name() == Some(name.as_os_str())
+    // Most systems have /lib as a link to /usr/lib.
+    let below_usr = |path: &Path| path.strip_prefix("/usr").ok().map(|rest| Path::new("/").join(rest));
+    let same = |path: &Path, name: &Path| below_usr(path).is_some_and(|path| path == name);
+    path == name || path.file_name() == Some(name.as_os_str()) || same(path, name) || same(name, path)
 }
 
 /// Searches all objects of an address space.

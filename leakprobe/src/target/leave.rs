@@ -1,5 +1,7 @@
 //! Where the functions of an object return that may throw: what the search wants to read of the object's file.
 
+mod parts;
+
 use std::collections::HashMap;
 
 use object::{
@@ -11,6 +13,7 @@ use object::{
     pod::{bytes_of_mut, from_bytes},
 };
 
+use self::parts::Parts;
 use super::{
     elf::{Elf, ObjectError, ReadAt, stream},
     symbols::{Allocator, Function},
@@ -44,7 +47,7 @@ pub(super) fn find<R: ReadAt + ?Sized>(
     }
     let returning = functions().filter(|function| function.role.returns() && !function.role.throws);
     let returning = returning.map(|function| function.address).collect();
-    let image = ObjectImage { elf, pointers: pointers(elf)?, parts: Parts::of(elf), returning };
+    let image = ObjectImage { elf, pointers: pointers(elf)?, parts: Parts::of(elf)?, returning };
     for function in allocators.iter_mut().flat_map(|allocator| &mut allocator.functions) {
         if function.role.throws {
             function.leaves = image.leaves(function);
@@ -64,7 +67,7 @@ struct ObjectImage<'a, R: ?Sized> {
 impl<R: ReadAt + ?Sized> ObjectImage<'_, R> {
     fn leaves(&self, function: &Function) -> Leaves {
         if self.parts.is_none() {
-            return Leaves::Unknown("the object does not say where functions end (.eh_frame_hdr)".to_owned());
+            return Leaves::Unknown("the object does not say where functions end (.eh_frame)".to_owned());
         }
         let offset = |&address: &u64| self.elf.code_offset(address).map(|(offset, _)| offset);
         match leave::leaves(function.arch, function.address, self) {
@@ -93,48 +96,6 @@ impl<R: ReadAt + ?Sized> Image for ObjectImage<'_, R> {
 
     fn has_return_probe(&self, address: u64) -> bool {
         self.returning.contains(&address)
-    }
-}
-
-/// The addresses at which functions and their parts begin, as the index of the call frame information has them, sorted.
-struct Parts {
-    address: u64,
-    table: u64,
-    count: u64,
-}
-
-impl Parts {
-    /// `None` where there is no such index, or one of an unusual form.
-    fn of<R: ReadAt + ?Sized>(elf: &Elf<'_, R>) -> Option<Self> {
-        const HEAD: usize = 12;
-        let (address, offset) = elf.frame_index()?;
-        let mut head = [0; HEAD];
-        let read = elf.file.read_at(&mut head, offset).ok()?;
-        // Version 1; a pointer of 4 bytes to the information, from itself; a count of 4 bytes; pairs of 4 bytes each, from
-        // the index's start (Linux Standard Base, 10.6.2).
-        let is_usual = read == HEAD && head[..4] == [1, 0x1b, 0x03, 0x3b];
-        let count = u64::from(u32::from_le_bytes([head[8], head[9], head[10], head[11]]));
-        is_usual.then_some(Self { address, table: offset + HEAD as u64, count })
-    }
-
-    /// Where the next part begins behind an address.
-    fn end<R: ReadAt + ?Sized>(&self, elf: &Elf<'_, R>, address: u64) -> u64 {
-        let start = |index: u64| {
-            let mut word = [0; 4];
-            let at = self.table.saturating_add(index * 8);
-            let read = elf.file.read_at(&mut word, at).unwrap_or(0);
-            (read == 4).then(|| self.address.wrapping_add_signed(i32::from_le_bytes(word).into()))
-        };
-        let (mut low, mut high) = (0, self.count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match start(middle) {
-                Some(start) if start <= address => low = middle + 1,
-                Some(_) => high = middle,
-                None => return address,
-            }
-        }
-        if low < self.count { start(low).unwrap_or(address).max(address) } else { u64::MAX }
     }
 }
 

@@ -4,6 +4,8 @@
 //! families (linkers store `malloc` as the tail of `__libc_malloc`, so any position may be one); then the
 //! symbols, for those whose name is at one of these positions. Nothing is kept but the hits.
 
+pub mod hidden;
+mod operators;
 pub mod prefixes;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,8 @@ use crate::probe::plan::{Arch, Request};
 pub const MAX_CODE: u64 = 4096;
 /// Hits in one table; a real one has about 30, and a hostile one could have any number.
 const MAX_HITS: usize = 4096;
+/// Names in one table that end like a wanted one; those of the largest programs are some thousands.
+const MAX_NAMES: usize = 1 << 20;
 
 /// A function that is to be probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,8 +168,11 @@ impl Found {
     /// Whether it names more of the families that are known than another table has.
     fn says_more(&self, other: &Self, families: &[Family]) -> bool {
         let known = |found: &Self| match found {
-            Self::Allocators(all) => all.iter().filter(|allocator| families[allocator.family].known).count(),
-            Self::Nothing(_) => 0,
+            Self::Allocators(all) => (
+                all.iter().filter(|allocator| families[allocator.family].known).count(),
+                all.iter().map(|allocator| allocator.functions.len()).sum(),
+            ),
+            Self::Nothing(_) => (0, 0),
         };
         matches!(self, Self::Nothing(_)) || known(self) > known(other)
     }
@@ -224,6 +231,7 @@ fn search<R: ReadAt + ?Sized>(
         }
     }
     leave_to_others(elf, &mut allocators)?;
+    operators::leave_to_malloc(&mut allocators, families);
     leave::find(elf, &mut allocators)?;
     if allocators.is_empty() { Ok(not_one) } else { Ok(Some(Found::Allocators(allocators))) }
 }
@@ -294,11 +302,11 @@ fn find_names<R: ReadAt + ?Sized>(
             }
             end += 1;
         }
-        too_many = hits.len() > MAX_HITS;
+        too_many = hits.len() > MAX_NAMES;
         !too_many
     })?;
     if too_many {
-        return Err(ObjectError::Damaged("thousands of symbol names that are an allocator's"));
+        return Err(ObjectError::TooLarge("more than 1048576 symbol names that end like an allocator's"));
     }
     hits.sort_unstable();
     Ok(hits)

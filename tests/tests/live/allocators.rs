@@ -265,6 +265,45 @@ fn musls_functions_are_exact_in_a_static_program() {
     check_musl("musl_static", &["-static"]);
 }
 
+/// A stripped program in which nothing but the texts of an allocator's messages tells that it is there.
+#[test]
+fn an_allocator_that_a_stripped_program_hides_is_told_of() {
+    let path = compile::scratch().join(format!("hides-{}", std::process::id()));
+    let victim = compile::victim("leak_stripped");
+    for hides in [false, true] {
+        std::fs::copy(&victim, &path).expect("failed to copy a victim");
+        if hides {
+            let mut bytes = std::fs::read(&path).expect("readable");
+            bytes.extend_from_slice(b"\0<jemalloc>: Error\0");
+            std::fs::write(&path, bytes).expect("writable");
+        }
+        let victim = Victim::start_at(&path, &[]);
+        let reports = Probe::attach(victim.pid(), &[]).finish();
+        let warnings = &last(&reports).warnings;
+        let told: Vec<&str> =
+            warnings.iter().filter(|w| w.kind == "hidden_allocator").map(|w| w.text.as_str()).collect();
+        assert_eq!(told.len(), usize::from(hides), "{warnings:?}");
+        assert!(told.iter().all(|text| text.contains("jemalloc") && text.contains("stripped")), "{told:?}");
+        victim.quit();
+    }
+    std::fs::remove_file(path).expect("failed to remove a victim");
+}
+
+/// An allocator that is known is recorded with all that it has, however it is asked for.
+#[test]
+fn a_prefix_of_a_known_allocator_takes_nothing_from_it() {
+    let Some(library) = skip::unless_library(MIMALLOC.library, MIMALLOC.package) else { return };
+    let mut victim = Victim::start_preloaded("names", &[], &library);
+    let probe = Probe::attach(victim.pid(), &["--allocator-prefix", "mi_"]);
+    let truth = victim.run("mimalloc");
+    let reports = probe.finish();
+    truth.check(last(&reports));
+    check_names(last(&reports), MIMALLOC.name);
+    let unmatched = last(&reports).warnings.iter().filter(|w| w.kind == "prefix_unmatched").count();
+    assert_eq!(unmatched, 0, "{:?}", last(&reports).warnings);
+    victim.quit();
+}
+
 /// Its malloc has no name left, and nothing says where it is.
 #[test]
 fn a_stripped_static_program_is_refused_with_the_reason() {

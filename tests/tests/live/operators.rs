@@ -50,6 +50,33 @@ fn each_form_of_mimallocs_is_exact() {
     check(&MIMALLOC, &["forms 200"], 0);
 }
 
+/// Of a program that has its own, which do not come to malloc. On aarch64 their return instructions are not known.
+#[cfg(target_arch = "x86_64")]
+fn check_own(victim: &str) {
+    let mut victim = Victim::start(victim, &[]);
+    let probe = Probe::attach(victim.pid(), &[]);
+    let truth = victim.run("forms 200").then(victim.run("throws 300"));
+    let reports = probe.finish();
+    let report = last(&reports);
+    truth.check(report);
+    let own = Allocator { name: "operator new", library: "", package: "" };
+    check_books(report, &own, 300);
+    victim.quit();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn each_form_of_a_programs_own_is_exact() {
+    check_own("operators_own");
+}
+
+/// It has no index of its call frame information.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn each_form_of_a_static_programs_own_is_exact() {
+    check_own("operators_own_static");
+}
+
 /// The exception itself is a block, which the C++ library takes while the call is pending.
 #[test]
 fn what_jemallocs_throws_is_caught() {

@@ -5,7 +5,13 @@ use std::path::Path;
 use super::Watched;
 use crate::{
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
-    target::{discovery::FoundObject, family::LINKER, leave::Leaves, process::Vitals},
+    target::{
+        discovery::FoundObject,
+        family::{LINKER, OPERATOR_NEW},
+        leave::Leaves,
+        process::Vitals,
+        space::FileId,
+    },
 };
 
 impl Watched {
@@ -64,6 +70,16 @@ impl Watched {
         self.is_replaced
     }
 
+    /// Names of the families that were found in it.
+    pub fn families(&self) -> impl Iterator<Item = &'static str> {
+        self.discovery.objects.iter().map(|found| found.family.name)
+    }
+
+    /// Whether an object holds an allocator that is known.
+    pub fn is_known_allocator(&self, object: FileId) -> bool {
+        self.discovery.objects.iter().any(|found| found.object.id == object && found.family.known)
+    }
+
     /// Whether an object of this file name or path was searched in it.
     pub fn has_object(&self, name: &Path) -> bool {
         self.discovery.has_object(name)
@@ -84,7 +100,8 @@ impl Watched {
         if !self.discovery.has_allocator() {
             warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
         }
-        for found in self.discovery.objects.iter().filter(|found| !found.family.known) {
+        let is_unknown = |found: &&FoundObject| !found.family.known && found.family.name != OPERATOR_NEW;
+        for found in self.discovery.objects.iter().filter(is_unknown) {
             let object = crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
             let text = format!(
                 "{object} is an allocator that leakprobe does not know: it is assumed to behave as the C standard \
@@ -93,11 +110,11 @@ impl Watched {
             warnings.push(warning("unknown_allocator", text));
         }
         for found in self.discovery.objects.iter().filter(|_| !self.throwing) {
-            if let Some((function, why)) = not_recorded(found) {
+            if let Some((functions, why)) = not_recorded(found) {
                 let object =
                     crate::report::escape::visible(&found.object.path.to_string_lossy()).into_owned();
                 let text = format!(
-                    "{function} of {object} is not recorded in process {}: where it returns is not known, because {why}, and \
+                    "in {object}, {functions} not recorded in process {}: where it returns is not known, because {why}, and \
                      std::bad_alloc past a return probe would end the process; --record-operator-new takes one all the same",
                     self.pid()
                 );
@@ -114,12 +131,17 @@ impl Watched {
     }
 }
 
-/// The first function that may throw and is not recorded, and why.
-fn not_recorded(found: &FoundObject) -> Option<(&'static str, &str)> {
-    found.functions.iter().find_map(|function| match &function.leaves {
+/// The functions that may throw and are not recorded, as the beginning of a sentence, and why the first of them is not.
+fn not_recorded(found: &FoundObject) -> Option<(String, &str)> {
+    let mut left_out = found.functions.iter().filter_map(|function| match &function.leaves {
         Leaves::Unknown(why) => Some((function.symbols[0], why.as_str())),
         Leaves::AtReturnProbe | Leaves::At(_) => None,
-    })
+    });
+    let (first, why) = left_out.next()?;
+    match left_out.count() {
+        0 => Some((format!("{first} is"), why)),
+        more => Some((format!("{first} and {more} more forms of operator new are"), why)),
+    }
 }
 
 /// One line on those probes of a process that cost a multiple; `None` when there are none.

@@ -7,8 +7,8 @@ mod table;
 use leakprobe_common::Call;
 
 pub use self::{
-    prefix::with_prefixes,
-    table::{FAMILIES, LINK_STATE, LINKER},
+    prefix::{is_known, with_prefixes},
+    table::{FAMILIES, LINK_STATE, LINKER, OPERATOR_NEW},
 };
 
 /// What a function does with a block, and which of its integer arguments (counted from 0) say so.

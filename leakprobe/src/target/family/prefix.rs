@@ -2,7 +2,7 @@
 
 use super::{
     Entry, FAMILIES, Family,
-    table::{C, JEMALLOC, REALLOCARRAY_TOO},
+    table::{C, JEMALLOC, PREFIXED, REALLOCARRAY_TOO},
 };
 
 /// All families, those of the prefixes first. Made once for a session, and never freed: they are referred to as the ones
@@ -11,12 +11,19 @@ pub fn with_prefixes(prefixes: &[String]) -> &'static [Family] {
     if prefixes.is_empty() {
         return FAMILIES;
     }
-    let named = prefixes.iter().map(|prefix| family(prefix));
+    let named = prefixes.iter().filter(|prefix| is_known(prefix).is_none()).map(|prefix| family(prefix));
     Vec::leak(named.chain(FAMILIES.iter().copied()).collect())
 }
 
+/// The name of an allocator that has functions of this prefix, and is known with all that it has.
+pub fn is_known(prefix: &str) -> Option<&'static str> {
+    let malloc = format!("{prefix}malloc");
+    let has = |family: &&Family| family.functions.iter().any(|&(name, _)| name == malloc);
+    FAMILIES.iter().find(has).map(|family| family.name)
+}
+
 fn family(prefix: &str) -> Family {
-    let names = [C, JEMALLOC, REALLOCARRAY_TOO].concat();
+    let names = [C, JEMALLOC, PREFIXED, REALLOCARRAY_TOO].concat();
     let mut functions: Vec<Entry> = Vec::new();
     for (name, role) in names {
         functions.push((leak(format!("{prefix}{name}")), role));
@@ -32,6 +39,11 @@ fn family(prefix: &str) -> Family {
         pair("calloc", "free"),
         pair("realloc", "free"),
         pair("mallocx", "dallocx"),
+        // Linkers leave out what a program does not call.
+        pair("aligned_alloc", "free"),
+        pair("memalign", "free"),
+        pair("posix_memalign", "free"),
+        pair("aligned_malloc", "aligned_free"),
     ];
     Family {
         name: leak(format!("{prefix}*")),
@@ -70,6 +82,9 @@ mod tests {
         assert_eq!(role(0, "pool_realloc"), of_c("realloc"));
         assert_eq!(role(1, "PyMem_Calloc"), of_c("calloc"));
         assert_eq!(role(0, "malloc"), None);
+        assert_eq!(with_prefixes(&["mi_".to_owned()]).len(), FAMILIES.len(), "it is known");
+        let known = ["mi_", "tc_", "_rjem_", "pool_"].map(is_known);
+        assert_eq!(known, [Some("mimalloc"), Some("tcmalloc"), Some("jemalloc (_rjem_)"), None]);
         assert!(families[0].recognised_by.contains(&&["pool_malloc", "pool_free"][..]));
     }
 }

@@ -30,6 +30,9 @@ const CODE_CHANGE: Role =
 /// Name of the family that hands out no blocks: it tells of code that comes and goes, which is rare.
 pub const LINKER: &str = "dynamic linker";
 
+/// Name of the family of those who define C++'s operators and no `malloc`.
+pub const OPERATOR_NEW: &str = "operator new";
+
 /// Where the dynamic linker keeps what it tells by `_dl_debug_state`: a `struct r_debug`.
 pub const LINK_STATE: &str = "_r_debug";
 
@@ -96,6 +99,10 @@ const OPERATORS: &[Entry] = &[
     ("_ZdlPvmSt11align_val_t", FREE),
     ("_ZdaPvmSt11align_val_t", FREE),
 ];
+
+/// What allocators with a prefix have besides C's.
+pub(super) const PREFIXED: &[Entry] =
+    &[("aligned_malloc", MALLOC), ("aligned_realloc", REALLOC), ("aligned_free", FREE)];
 
 pub(super) const REALLOCARRAY_TOO: &[Entry] = &[("reallocarray", REALLOCARRAY)];
 
@@ -233,6 +240,10 @@ const MIMALLOC: &[Entry] = &[
     ("mi_heap_strdup", DUPLICATE),
     ("mi_heap_strndup", DUPLICATE),
     ("mi_heap_realpath", Role::duplicates(Some(2))),
+    // Since 2.1, in place of C's.
+    ("strdup", DUPLICATE),
+    ("strndup", DUPLICATE),
+    ("realpath", Role::duplicates(Some(1))),
     ("mi_reallocarr", REALLOCARR),
     ("reallocarr", REALLOCARR),
     ("mi_heap_destroy", DESTROY_HEAP),
@@ -367,7 +378,16 @@ pub static FAMILIES: &[Family] = &[
         zero_frees: true,
         local_too: false,
         recognised_by: &[&["malloc", "free"]],
-        functions: all_of!(C, REALLOCARRAY_TOO),
+        functions: all_of!(C, OPERATORS, REALLOCARRAY_TOO),
+    },
+    // A program's own. The C++ library's comes to `malloc`: see `symbols::operators`.
+    Family {
+        name: OPERATOR_NEW,
+        known: false,
+        zero_frees: true,
+        local_too: false,
+        recognised_by: &[&["_Znwm", "_ZdlPv"]],
+        functions: OPERATORS,
     },
     Family {
         name: LINKER,

@@ -222,9 +222,9 @@ fn claims_beyond_the_bounds_are_refused_before_anything_is_read() {
     assert!(matches!(search(&elf, table, &["free"], FAMILIES), Err(ObjectError::TooLarge(_))));
     let table = Table { symbols: 0, count: 1, strings: 0, strings_len: MAX_STRINGS + 1 };
     assert!(matches!(search(&elf, table, &["free"], FAMILIES), Err(ObjectError::TooLarge(_))));
-    let many = b"free\0".repeat(MAX_HITS + 1);
+    let many = b"free\0".repeat(MAX_NAMES + 1);
     let table = Table { symbols: 0, count: 1, strings: 0, strings_len: many.len() as u64 };
-    assert!(matches!(find_names(&many[..], table, &["free"]), Err(ObjectError::Damaged(_))));
+    assert!(matches!(find_names(&many[..], table, &["free"]), Err(ObjectError::TooLarge(_))));
 }
 
 /// A file that claims to be far larger than its few bytes: everything else reads as `fill`.
