@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use aya_log_ebpf::debug;
-use leakprobe_common::{Block, BlockKey, Call, Counter, Site, StackEnd, Thread, lifetime_bucket};
+use leakprobe_common::{Block, BlockKey, Call, Cookie, Counter, Site, StackEnd, Thread, lifetime_bucket};
 
 use crate::{
     cookie, kin,
@@ -64,28 +64,39 @@ pub fn free(ctx: &ProbeContext) -> u32 {
             // SAFETY: the helper has no preconditions.
             retire(&block, Some(unsafe { bpf_ktime_get_ns() }));
         }
-        None if is_nested(&registers, address) => count(Counter::FreeNested),
-        None if kin::is_inherited(key.tgid) => count(Counter::FreeInherited),
-        None => {
-            count(Counter::FreeUnknown);
-            mismatch::passed_on(cookie, address);
-        }
+        None => unknown(&registers, cookie, key.tgid, address),
     }
     0
 }
 
-/// Whether an allocating call makes this one: a reallocation gives the old block back by `free`, whose record was taken at
-/// that call's entry, as glibc's `realloc(p, 0)` does; and of what is allocated meanwhile there are no records.
+/// Whether the pending call is a reallocation that gives this block back by `free`, as glibc's `realloc(p, 0)`
+/// does: its record was taken at that call's entry.
 #[inline(always)]
-fn is_nested(registers: &Registers, address: u64) -> bool {
-    let Some(thread) = thread::find(bpf_get_current_pid_tgid() as u32) else { return false };
-    let gives_back =
-        matches!(thread.cookie.call(), Some(Call::Reallocate | Call::ReallocateOrFree | Call::ReallocateOut));
-    if gives_back && thread.pointer == address {
-        return true;
+fn is_for_realloc(thread: &Thread, address: u64) -> bool {
+    thread.pointer == address
+        && matches!(
+            thread.cookie.call(),
+            Some(Call::Reallocate | Call::ReallocateOrFree | Call::ReallocateOut)
+        )
+}
+
+/// Counts the free of a block that is not recorded.
+#[inline(always)]
+fn unknown(registers: &Registers, cookie: Cookie, tgid: u32, address: u64) {
+    if let Some(thread) = thread::find(bpf_get_current_pid_tgid() as u32) {
+        // Of what an allocating call takes for a while there are no records. One that ends at instructions can call anything:
+        // see `pair::place`.
+        if is_for_realloc(thread, address)
+            || !thread.cookie.ends_at_instructions() && thread::still_pending(thread, Some(registers))
+        {
+            return count(Counter::FreeNested);
+        }
     }
-    // One that ends at instructions can call anything: see `pair::place`.
-    !thread.cookie.ends_at_instructions() && thread::still_pending(thread, Some(registers))
+    if kin::is_inherited(tgid) {
+        return count(Counter::FreeInherited);
+    }
+    count(Counter::FreeUnknown);
+    mismatch::passed_on(cookie, address);
 }
 
 /// Takes the record of the block that the pending reallocation gives back. At the entry, because another
