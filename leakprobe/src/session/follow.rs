@@ -1,6 +1,9 @@
 //! The loop: reports by the clock, events as they come, until something ends the session.
 
-use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
+use std::{
+    os::unix::process::ExitStatusExt as _, process::ExitStatus, sync::mpsc::RecvTimeoutError, thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
@@ -33,6 +36,9 @@ const EVENTS_AT_ONCE: usize = 4096;
 
 /// Copied stacks taken in before the clock is looked at again: more than there is room for.
 const COPIES_AT_ONCE: usize = 1024;
+
+/// What ends within this time is not spoken of.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the loop to its end; the exit code is the started program's, where there is one.
 pub fn block_on(session: Session, started: Option<Started>, begun: Begun) -> Result<u8> {
@@ -168,12 +174,12 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         }
     }
     session.take_in_children()?;
-    match end {
-        End::ReaderGone => {}
-        End::AllExited | End::Asked | End::DurationOver => {
-            session.report(Occasion::End)?;
-        }
-    }
+    let reported = match end {
+        End::ReaderGone => Ok(Reader::Gone),
+        End::AllExited | End::Asked | End::DurationOver => session.report(Occasion::End),
+    };
+    telling_if_slow("the last report is complete; taking the probes out", || session.take_out());
+    reported?;
     let demo = session.options.subject == Subject::Demo;
     drop(session);
     if demo {
@@ -185,6 +191,20 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         Some(started) => Ok(exit_code(started.wait().context("failed to wait for the program")?)),
         None => Ok(0),
     }
+}
+
+/// Says what is being done, if it takes long.
+fn telling_if_slow(what: &'static str, work: impl FnOnce()) {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let teller = thread::Builder::new().spawn(move || {
+        if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("leakprobe: {what}");
+        }
+    });
+    work();
+    drop(done);
+    // Who could not be given a thread is not told.
+    let _ = teller.map(thread::JoinHandle::join);
 }
 
 /// Takes in what the programs have told by now.

@@ -373,13 +373,22 @@ impl Session {
         self.watched.iter_mut().filter(|watched| !watched.has_ended()).for_each(Watched::refresh);
     }
 
-    /// Ends the recording: the programs are told to stand still, then the probes are taken out, which waits
-    /// for programs that run. Without the first, frees would be missed while the probes go one by one, and
-    /// freed blocks reported as live.
+    /// Ends the recording: the programs are told to stand still, and those that run now are waited for. From then on what
+    /// the maps hold is of one moment, and the probes do nothing; without that, frees would be missed while the probes go
+    /// one by one, and freed blocks reported as live.
     fn stop(&mut self) -> Result<()> {
         self.maps.close()?;
         self.stopped_ns = Some(clock::monotonic_ns());
         self.own.recursion_misses = self.recursion_misses();
+        if bpf::wait_for_programs().is_err() {
+            // That waits for them too, but takes its time: half a second for each process with inherited probes.
+            self.take_out();
+        }
+        Ok(())
+    }
+
+    /// Takes the probes out.
+    fn take_out(&mut self) {
         self.range_links.clear();
         self.children.let_go();
         attach::detach(self.watched.iter_mut().flat_map(Watched::take_attachments).collect());
@@ -387,7 +396,6 @@ impl Session {
             // What it panicked of is not this session's.
             let _ = detaching.join();
         }
-        Ok(())
     }
 
     fn recursion_misses(&self) -> Vec<(String, u64)> {

@@ -6,7 +6,7 @@ pub mod program;
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info};
@@ -45,6 +45,27 @@ pub fn create_map(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io:
     create.value_size = value;
     create.max_entries = entries;
     command(bpf_cmd::BPF_MAP_CREATE, &mut attributes).map(owned)
+}
+
+/// Waits until no program runs any more that ran when this was called. The kernel does so when a map of maps is changed, so
+/// that the old one is nobody's; membarrier(2), which is made for it, doesn't on a single processor, where a program can be
+/// preempted all the same.
+///
+/// # Errors
+/// What the kernel said.
+pub fn wait_for_programs() -> io::Result<()> {
+    const WORD: u32 = size_of::<u32>() as u32;
+    let inner = create_map(bpf_map_type::BPF_MAP_TYPE_ARRAY, WORD, WORD, 1)?;
+    let mut attributes = zeroed();
+    // SAFETY: this variant of the zeroed union is the one that BPF_MAP_CREATE reads.
+    let create = unsafe { &mut attributes.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    create.key_size = WORD;
+    create.value_size = WORD;
+    create.max_entries = 1;
+    create.inner_map_fd = inner.as_raw_fd() as u32;
+    let outer = command(bpf_cmd::BPF_MAP_CREATE, &mut attributes).map(owned)?;
+    update(outer.as_fd(), &0u32.to_ne_bytes(), &inner.as_raw_fd().to_ne_bytes())
 }
 
 /// How one call of [`lookup_batch`] ended.
