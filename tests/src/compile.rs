@@ -36,6 +36,7 @@ const RECIPES: &[Recipe] = &[
     plain("cancel", "cancel.c"),
     plain("life", "life.c"),
     Recipe { flags: &[&["-pthread"]], ..plain("follow", "follow.c") },
+    Recipe { flags: &[&["-pthread"]], ..plain("leave", "leave.c") },
     Recipe { flags: &[&["-pthread", "-static"]], ..plain("follow_static", "follow.c") },
     plain("dlopen", "dlopen.c"),
     Recipe { flags: &[&["-shared", "-fPIC"]], ..plain("plugin.so", "plugin.c") },

@@ -172,9 +172,9 @@ pub(super) struct What {
 pub(super) struct Begin {
     /// Wait, with no probe in place, until a process has this much resident memory
     ///
-    /// It is read from /proc once a second. When it is crossed, all processes asked for are profiled. With --when-growth,
-    /// whichever comes first counts.
-    #[arg(long, value_name = "SIZE", value_parser = positive_size)]
+    /// It is read from /proc once a second. When it is crossed, all processes asked for are profiled, and --duration
+    /// begins. With --when-growth, whichever comes first counts.
+    #[arg(long, value_name = "SIZE", value_parser = positive_size, allow_negative_numbers = true)]
     pub when_rss: Option<u64>,
 
     /// Wait, with no probe in place, until a process's resident memory has grown by SIZE within DURATION: 200M/10m

@@ -175,6 +175,7 @@ fn groups_of_processes_and_when_they_are_profiled() {
         ("--pid 1 --when-growth 200M", "with a / between"),
         ("--pid 1 --when-growth 200M/0", "a duration of 0"),
         ("--pid 1 --when-rss 0", "more than nothing"),
+        ("--pid 1 --when-rss -1", "expected a size"),
         ("--comm=", "a value is required"),
         ("--pid 1 --max-processes 5000", "'--max-processes <N>'"),
     ] {
@@ -692,8 +693,8 @@ When to begin:
           memory
 
           It is read from /proc once a second. When it is crossed, all processes
-          asked for are profiled. With --when-growth, whichever comes first
-          counts.
+          asked for are profiled, and --duration begins. With --when-growth,
+          whichever comes first counts.
 
       --when-growth <SIZE/DURATION>
           Wait, with no probe in place, until a process's resident memory has

@@ -22,7 +22,7 @@ use crate::{
         discovery::Discovery,
         family::with_prefixes,
         object::{ObjectCache, read_address_space},
-        process::Process,
+        process::{Process, TargetError},
     },
 };
 
@@ -71,7 +71,7 @@ pub fn wait(options: &Options, named: &mut Vec<Process>) -> Result<Waited> {
         .build()
         .context("failed to start the event loop")?
         .block_on(until(options.trigger, options.follow, members, &mut sizes))?;
-    named.retain(|process| !process.has_ended().unwrap_or(true));
+    named.retain(|process| sizes.0.contains_key(&process.pid()) && !process.has_ended().unwrap_or(true));
     // With --follow it can be a child, whose parents may have ended.
     if let (Waited::Until(_, pid), true) = (&waited, options.follow)
         && named.iter().all(|process| process.pid() != *pid)
@@ -122,7 +122,13 @@ async fn until(trigger: Trigger, follow: bool, mut members: Members, sizes: &mut
         }
         let known: Vec<u32> = sizes.0.keys().copied().collect();
         sizes.take_in(&members.find(&known)?);
-        if let Some((pid, crossed)) = sizes.look(trigger, now) {
+        for refused in sizes.read(trigger, now) {
+            if sizes.0.is_empty() && !members.are_open() {
+                return Err(refused.into());
+            }
+            eprintln!("leakprobe: {refused}");
+        }
+        if let Some((pid, crossed)) = sizes.crossed(trigger) {
             eprintln!("leakprobe: {crossed}: putting probes in");
             return Ok(Waited::Until(Begun { at: Instant::now() }, pid));
         }
@@ -167,8 +173,10 @@ struct History {
 }
 
 impl History {
+    /// It may have executed a program since it was met.
     fn named(&self) -> String {
-        format!("{} ({})", self.process.pid(), visible(&self.name))
+        let name = self.process.name().unwrap_or_else(|_| self.name.clone());
+        format!("{} ({})", self.process.pid(), visible(&name))
     }
 
     fn latest(&self) -> u64 {
@@ -216,17 +224,29 @@ impl Sizes {
         }
     }
 
-    /// Reads what each has; the first that has crossed a line, and which, in words.
-    fn look(&mut self, trigger: Trigger, now: Instant) -> Option<(u32, String)> {
+    /// Reads what each has; why those that live cannot be profiled any more, which are left out from now on.
+    fn read(&mut self, trigger: Trigger, now: Instant) -> Vec<TargetError> {
         let within = trigger.growth.map_or(Duration::ZERO, |growth| growth.within + between(trigger) * 3 / 2);
-        self.0.retain(|_, history| match history.process.resident_bytes() {
+        let mut refused = Vec::new();
+        self.0.retain(|&pid, history| match history.process.resident_bytes() {
             Ok(bytes) => {
                 history.add(now, bytes, within);
                 true
             }
+            Err(_) if history.process.outlives_main_thread() => {
+                let why = Process::open(pid).err();
+                let goes_on = why.is_none();
+                refused.extend(why);
+                goes_on
+            }
             // It has ended.
             Err(_) => false,
         });
+        refused
+    }
+
+    /// The first that has crossed a line, and which, in words.
+    fn crossed(&self, trigger: Trigger) -> Option<(u32, String)> {
         self.0.iter().find_map(|(&pid, history)| {
             let (latest, growth) = (history.latest(), history.growth());
             if trigger.rss.is_some_and(|bytes| latest >= bytes) {

@@ -17,7 +17,7 @@ use crate::target::{maps, seccomp::SeccompMode};
 
 /// Arguments and bytes of a command line that are kept.
 const MAX_ARGUMENTS: usize = 4096;
-/// Threads whose seccomp mode is looked at.
+/// Threads that are looked at.
 const MAX_THREADS: usize = 65_536;
 
 /// How much a process uses, at one moment.
@@ -79,14 +79,18 @@ impl Process {
     /// # Errors
     /// When the process has ended.
     pub fn resident_bytes(&self) -> io::Result<u64> {
-        // statm counts pages, the second number those that are resident; all are 0 once its memory is gone.
-        let text = read_file(&self.directory, "statm")?;
-        let text = String::from_utf8_lossy(&text);
-        let pages = text.split_ascii_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
-        match pages {
-            Some(pages) if pages > 0 => Ok(pages * procfs::page_size()),
-            _ => Err(ended(self.pid)),
+        match resident_pages(&self.directory, "statm")? {
+            0 => Err(ended(self.pid)),
+            pages => Ok(pages * procfs::page_size()),
         }
+    }
+
+    /// Whether other threads of it have memory and its main thread, which has ended, has none: it lives, and nothing that
+    /// `/proc/PID` shows of its memory is true.
+    pub fn outlives_main_thread(&self) -> bool {
+        let has_memory = |task: &str| resident_pages(&self.directory, task).is_ok_and(|pages| pages > 0);
+        let threads = || self.threads().unwrap_or_default();
+        !has_memory("statm") && threads().iter().any(|tid| has_memory(&format!("task/{tid}/statm")))
     }
 
     /// Where its heap (`[heap]` in its maps: what the program break has grown to) ends, to the page; `None`
@@ -133,14 +137,7 @@ impl Process {
     /// When the process has ended.
     pub fn seccomp(&self) -> io::Result<SeccompMode> {
         let mut strictest = SeccompMode::Off;
-        let mut tasks =
-            Dir::openat(&self.directory, "task", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        for entry in tasks.iter().take(MAX_THREADS) {
-            let entry = entry?;
-            let Ok(tid) = entry.file_name().to_str() else { continue };
-            if tid.starts_with('.') {
-                continue;
-            }
+        for tid in self.threads()? {
             // A thread that ends meanwhile no longer matters.
             if let Ok(text) = read_file(&self.directory, &format!("task/{tid}/status")) {
                 strictest = strictest.max(Status::parse(&text).seccomp);
@@ -148,6 +145,20 @@ impl Process {
         }
         self.same_process()?;
         Ok(strictest)
+    }
+
+    /// Its threads, by number; not all of very many.
+    fn threads(&self) -> io::Result<Vec<String>> {
+        let mut tasks =
+            Dir::openat(&self.directory, "task", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut threads = Vec::new();
+        for entry in tasks.iter().take(MAX_THREADS) {
+            let entry = entry?;
+            threads.extend(
+                entry.file_name().to_str().ok().filter(|tid| !tid.starts_with('.')).map(str::to_owned),
+            );
+        }
+        Ok(threads)
     }
 }
 
@@ -201,6 +212,13 @@ impl Status {
 
 pub(super) fn read_status(directory: &OwnedFd) -> io::Result<Status> {
     Ok(Status::parse(&read_file(directory, "status")?))
+}
+
+/// statm counts pages, the second number those that are resident; all are 0 once the memory is gone.
+fn resident_pages(directory: &OwnedFd, name: &str) -> io::Result<u64> {
+    let text = read_file(directory, name)?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.split_ascii_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0))
 }
 
 fn open_files(directory: &OwnedFd) -> io::Result<u64> {
