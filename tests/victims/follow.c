@@ -6,7 +6,8 @@
  * becomes another victim, or itself; `replace PROGRAM`: the same in another thread. `bomb N A F`: N children, one after
  * the other, each of which takes A blocks at `bomb_leak`, gives F of its parent's back, and ends. `orphan N SIZE`: a child
  * that leaks N blocks, and N more three seconds later, and ends. `grow PAGES`: its heap, by `grow`. `spawn PROGRAM`: runs
- * a program by vfork until it ends. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
+ * a program by vfork until it ends. `again I`: `fork`, until the child has the number that child I had, which has ended.
+ * `daemon N SIZE`: by a child that ends at once, a process that leaks N blocks and ends when this one has. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
  */
 #define _GNU_SOURCE
 #include "victim.h"
@@ -18,7 +19,9 @@
 enum { MOST = 100000, CHILDREN = 16 };
 
 struct child {
+    /* 0 when it has ended. */
     pid_t pid;
+    pid_t number;
     int to, from;
 };
 
@@ -94,13 +97,56 @@ static void spawn(const char *program)
     MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
 }
 
+static void daemonize(long number, size_t size)
+{
+    static int hold[2];
+    int told[2], status;
+    char byte = 0;
+    MUST((hold[1] || pipe(hold) == 0) && pipe(told) == 0);
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0) {
+        setsid();
+        if (fork() != 0)
+            _exit(0);
+        leak(number, size);
+        victim_say("truth note child=%d\n", (int)getpid());
+        close(hold[1]);
+        MUST(write(told[1], &byte, 1) == 1 && read(hold[0], &byte, 1) == 0);
+        _exit(0);
+    }
+    MUST(waitpid(child, &status, 0) == child && status == 0 && read(told[0], &byte, 1) == 1);
+    MUST(close(told[0]) == 0 && close(told[1]) == 0);
+}
+
+/* A child of this number, or of any; others that begin at the same time can take it. */
+static pid_t fork_as(pid_t wanted)
+{
+    char text[16];
+    int status, length = snprintf(text, sizeof text, "%d", (int)wanted - 1);
+    for (int i = 0; i < 500; i++) {
+        if (wanted != 0) {
+            int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+            MUST(last >= 0 && write(last, text, (size_t)length) == length && close(last) == 0);
+        }
+        pid_t child = fork();
+        MUST(child >= 0);
+        if (wanted == 0 || child == wanted || (child == 0 && getpid() == wanted))
+            return child;
+        if (child == 0)
+            _exit(0);
+        MUST(waitpid(child, &status, 0) == child);
+    }
+    MUST(0);
+    return -1;
+}
+
 /* In the child it returns as in the parent. */
-static void make(void)
+static void make(pid_t wanted)
 {
     int to[2], from[2];
     MUST(made < CHILDREN && pipe2(to, O_CLOEXEC) == 0 && pipe2(from, O_CLOEXEC) == 0);
-    pid_t child = fork();
-    MUST(child >= 0);
+    pid_t child = fork_as(wanted);
     if (child == 0) {
         MUST(dup2(to[0], 0) == 0 && dup2(from[1], 1) == 1);
         close(to[1]);
@@ -113,7 +159,7 @@ static void make(void)
     }
     close(to[0]);
     close(from[1]);
-    children[made++] = (struct child){child, to[1], from[0]};
+    children[made++] = (struct child){child, child, to[1], from[0]};
     victim_say("truth note child=%d\n", (int)child);
 }
 
@@ -122,7 +168,7 @@ static void serve(void);
 static void *make_in_thread(void *nothing)
 {
     pid_t parent = getpid();
-    make();
+    make(0);
     if (getpid() != parent) {
         serve();
         _exit(0);
@@ -182,9 +228,15 @@ static void serve(void)
         } else if (victim_is("free")) {
             give_back(victim_number(1));
         } else if (victim_is("fork")) {
-            make();
+            make(0);
             if (made == 0)
                 continue;
+        } else if (victim_is("again")) {
+            make(addressed()->number);
+            if (made == 0)
+                continue;
+        } else if (victim_is("daemon")) {
+            daemonize(victim_number(1), (size_t)victim_number(2));
         } else if (victim_is("thread")) {
             pthread_t thread;
             MUST(pthread_create(&thread, NULL, make_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);

@@ -3,9 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use leakprobe_tests::cgroup::{self, Group};
-use leakprobe_tests::probe::Probe;
+use leakprobe_tests::probe::{self, Probe};
 use leakprobe_tests::report::{Report, State};
 use leakprobe_tests::victim::Victim;
 use leakprobe_tests::{compile, run, skip, text};
@@ -389,4 +392,49 @@ fn a_name_of_nobody_is_told_with_those_that_may_have_been_meant() {
     leakprobe(&["--comm", &wanted]).check_error(1, &["no process of the name", &wanted, &near]);
     assert_eq!(text::patched(victim.pid()), []);
     victim.quit();
+}
+
+#[test]
+fn a_group_of_threads_is_answered_with_the_one_that_has_their_processes() {
+    let Some(mut group) = Group::make() else { return };
+    let below = group.below("threads");
+    let kind = below.join("cgroup.type");
+    if let Err(e) = fs::write(&kind, "threaded") {
+        return skip::because("there are no groups of threads here", format_args!("{}: {e}", kind.display()));
+    }
+    let path = below.to_str().expect("a plain path");
+    let above = format!("above it, {};", group.argument());
+    leakprobe(&["--cgroup", path]).check_error(1, &[path, &above]);
+}
+
+/// leakprobe has taken hold of both, and waits for whoever reads its output.
+#[test]
+fn one_of_several_that_ends_while_a_session_begins_does_not_end_it() {
+    let (one, mut other) = (Victim::start("leak", &[]), Victim::start("leak", &[]));
+    let pids = [&one, &other].map(|victim| victim.pid().to_string());
+    let pipe = probe::fresh_output();
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("failed to run mkfifo");
+    assert!(made.success());
+    let output = pipe.to_str().expect("a plain path");
+    let arguments =
+        ["--pid", &pids[0], "--pid", &pids[1], "--duration", "1s", "--format", "json", "--output", output];
+    let mut leakprobe = run::command(arguments).spawn().expect("failed to start leakprobe");
+    let files = format!("/proc/{}/fd", leakprobe.id());
+    let held = || {
+        let links = fs::read_dir(&files).expect("leakprobe runs").flatten();
+        links.filter_map(|entry| fs::read_link(entry.path()).ok())
+    };
+    while held().filter(|link| link.to_string_lossy().contains("pidfd")).count() < 2 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    other.kill();
+    let text = fs::read_to_string(&pipe).expect("failed to read its output");
+    let status = run::wait(&mut leakprobe, run::patience()).expect("leakprobe ends");
+    assert!(status.success(), "{status}: {text}");
+    fs::remove_file(&pipe).and_then(|()| fs::write(&pipe, text)).expect("failed to keep its output");
+    let reports = probe::final_reports(&pipe);
+    let report = last(&reports);
+    report.check_processes(&[(one.pid(), 0, 0)]);
+    assert!(report.warns("ended"), "{:?}", report.warnings);
+    one.quit();
 }

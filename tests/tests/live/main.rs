@@ -10,6 +10,7 @@ mod calls;
 mod churn;
 mod command;
 mod containers;
+mod daemons;
 mod demo;
 mod doctor;
 mod follow;

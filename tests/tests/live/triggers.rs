@@ -78,6 +78,62 @@ fn once_it_has_grown_by_so_much_all_is_counted() {
     check_crossed(probe, victim);
 }
 
+/// All at once, and then no more: it is seen at one look or not at all.
+#[test]
+fn growth_in_one_burst_is_seen_in_a_window_shorter_than_a_look_takes_otherwise() {
+    for window in ["8M/500ms", "8M/1s"] {
+        let victim = Victim::start("leak", &[]);
+        let probe = Probe::launch(&[victim.pid()], &["--when-growth", window]);
+        check_crossed(probe, victim);
+    }
+}
+
+#[test]
+fn a_child_that_crosses_the_line_has_its_parents_profiled_too() {
+    let mut victim = Victim::start("follow", &[]);
+    let child = victim.run("fork").number("note", "child") as u32;
+    let line = line_above(victim.pid());
+    let mut probe = Probe::launch(&[victim.pid()], &["--follow", "--when-rss", &line]);
+    probe.wait_said(WAITING);
+    victim.run("at 0 leak 90000 200");
+    probe.wait_in_place();
+    victim.run("leak 3 40");
+    victim.run("at 0 leak 12 34");
+    let reports = probe.finish();
+    last(&reports).check_processes(&[(victim.pid(), 3, 120), (child, 12, 408)]);
+    victim.quit();
+}
+
+#[test]
+fn one_whose_main_thread_ends_is_not_waited_for_and_why_is_told() {
+    let mut victim = Victim::start("leave", &[]);
+    let mut probe = Probe::launch(&[victim.pid()], &["--when-rss", "1T"]);
+    probe.wait_said(WAITING);
+    victim.run("leave");
+    let (code, text) = probe.outcome();
+    assert_eq!(code, Some(1), "{text}");
+    let why = format!("the main thread of process {} (leave) has ended", victim.pid());
+    assert!(text.contains(&why) && !text.contains("the processes have ended"), "{text}");
+    assert!(victim.is_alive());
+}
+
+#[test]
+fn what_crosses_the_line_is_named_as_it_is_then() {
+    let mut victim = Victim::start("follow", &[]);
+    let line = line_above(victim.pid());
+    let mut probe = Probe::launch(&[victim.pid()], &["--when-rss", &line]);
+    probe.wait_said(WAITING);
+    victim.send(&format!("exec {}", compile::victim("leak").display()));
+    victim.wait_ready();
+    victim.run(GROW);
+    let said = probe.wait_said("leakprobe: process ");
+    assert!(said.contains(&format!("{} (leak) has ", victim.pid())), "{said}");
+    probe.wait_in_place();
+    victim.run("leak 10 20");
+    last(&probe.finish()).check_processes(&[(victim.pid(), 10, 200)]);
+    victim.quit();
+}
+
 #[test]
 fn whichever_line_is_crossed_first_counts() {
     let victim = Victim::start("leak", &[]);

@@ -1,0 +1,70 @@
+//! `--follow`: processes that outlive those who made them, and others that have the number of one that has ended.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use leakprobe_tests::probe::Probe;
+use leakprobe_tests::report::{Report, State};
+use leakprobe_tests::victim::Victim;
+use leakprobe_tests::{kernel, skip};
+
+use crate::last;
+
+/// Its middle process has ended before leakprobe is told of it.
+#[test]
+fn daemons_are_followed_whose_makers_end_at_once() {
+    let mut victim = Victim::start("follow", &[]);
+    let mut probe = Probe::attach(victim.pid(), &["--follow", "--interval", "300ms"]);
+    victim.run("leak 3 10");
+    let mut truth = vec![(victim.pid(), 3, 30)];
+    for number in 1..=8 {
+        let daemon = victim.run(&format!("daemon {} 24", 10 * number)).number("note", "child") as u32;
+        truth.push((daemon, 10 * number, 240 * number));
+    }
+    probe.report_with("all daemons", |report| report.processes.len() == truth.len()).check_processes(&truth);
+    let reports = probe.finish();
+    let report = last(&reports);
+    report.check_processes(&truth);
+    assert_eq!(report.ledger.lost(), 0, "{}", report.digest());
+    kernel::check_gone();
+    victim.quit();
+}
+
+#[test]
+fn a_child_that_has_the_number_of_an_earlier_one_is_counted_for_itself() {
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+    let mut victim = Victim::start("follow", &[]);
+    let chosen = OpenOptions::new().write(true).open(LAST);
+    if let Err(e) = chosen.and_then(|mut file| file.write_all(victim.pid().to_string().as_bytes())) {
+        return skip::because(
+            "this kernel lets nobody choose the next process number",
+            format_args!("{LAST}: {e}"),
+        );
+    }
+    let mut probe = Probe::attach(victim.pid(), &["--follow", "--interval", "300ms"]);
+    victim.run("leak 7 10");
+    let child = victim.run("fork").number("note", "child") as u32;
+    victim.run("at 0 leak 20 30");
+    probe.wait_running(child).check_processes(&[(victim.pid(), 7, 70), (child, 20, 600)]);
+    victim.run("end 0");
+    assert_eq!(victim.run("again 0").number("note", "child") as u32, child);
+    victim.run("at 1 leak 5 40");
+    let is_anew = |report: &Report| {
+        report.processes.iter().any(|process| {
+            process.pid == child && process.state == State::Running && process.live_blocks == 5
+        })
+    };
+    probe.report_with("the second child's blocks", is_anew);
+    victim.run("at 1 free 9");
+    let reports = probe.finish();
+    let report = last(&reports);
+    // Of the 9, 7 are its copies of its parent's.
+    report.check_processes(&[(victim.pid(), 7, 70), (child, 3, 120)]);
+    assert_eq!(report.process(child).inherited_freed, 7);
+    for name in ["exec_dropped", "missed_free", "free_unknown"] {
+        assert_eq!(report.ledger.count(name), 0, "{name}: {}", report.digest());
+    }
+    assert_eq!(report.ledger.lost(), 0, "{}", report.digest());
+    kernel::check_gone();
+    victim.quit();
+}
