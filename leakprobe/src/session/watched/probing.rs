@@ -1,0 +1,178 @@
+//! The probes of a process: which go where, what becomes of them, and what a fork has copied of them.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::{MAX_FAILURES, Watched};
+use crate::{
+    probe::{
+        assign::{self, Freedom},
+        attach::{self, Attachment, PlannedProbe, Probed},
+        inherited::Arranged,
+        load::{Loaded, UprobePrograms},
+    },
+    report::model::ProbeRow,
+    target::{discovery::FoundObject, family::LINKER, space::Object},
+};
+
+/// Freeing children of breakpoints goes through all processes that map the same objects: not more often than this.
+const BETWEEN_SWEEPS: Duration = Duration::from_millis(500);
+
+/// An allocator in an object, with the probes chosen for it.
+pub struct PlannedObject {
+    /// Which allocator.
+    pub of: Probed,
+    /// Its probes.
+    pub probes: Vec<PlannedProbe>,
+    object: Arc<Object>,
+    rows: Vec<ProbeRow>,
+    /// With `--follow`: in which events.
+    pub arranged: Option<Vec<Arranged>>,
+}
+
+impl Watched {
+    /// Chooses the probes of objects.
+    pub fn plan(&self, found: &[FoundObject], freedom: Freedom) -> Vec<PlannedObject> {
+        let plan = |found: &FoundObject| {
+            let (probes, rows) = assign::assign(self.pid(), found, freedom, self.throwing);
+            let object = Arc::clone(&found.object);
+            PlannedObject {
+                of: Probed { object: object.id, family: found.family_index },
+                object,
+                probes,
+                rows,
+                arranged: None,
+            }
+        };
+        found.iter().map(plan).collect()
+    }
+
+    /// Puts its probes into an object.
+    pub fn probe(&mut self, loaded: &mut Loaded, planned: PlannedObject, floor: bool) -> Result<()> {
+        let pid = self.pid();
+        let PlannedObject { of, object, probes, rows, arranged } = planned;
+        let Ok(file) = &object.file else { return Ok(()) };
+        self.seed = None;
+        if let Some(placed_ns) = self.foreseen_ns(of) {
+            if placed_ns >= self.lacked_ns {
+                self.note_if_late(&object, &rows);
+            }
+            self.probes.extend(rows);
+            self.placed.push((object, of, probes));
+            return Ok(());
+        }
+        let file = (of, file.as_fd());
+        let attached = match &arranged {
+            Some(arranged) => attach::attach_inherited(loaded, file, pid, arranged),
+            None => attach::attach(loaded, floor, file, pid, &probes),
+        };
+        match attached {
+            Ok(attachment) => {
+                self.note_if_late(&object, &rows);
+                self.attachments.push(attachment);
+                self.probes.extend(rows);
+                self.placed.push((object, of, probes));
+                Ok(())
+            }
+            Err(error) => {
+                let ended = self.process.has_ended().unwrap_or(true);
+                let points: Vec<String> =
+                    rows.iter().map(|row| format!("{}+{}", row.symbols[0], row.symbol_offset)).collect();
+                let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
+                let what = format!(
+                    "failed to attach uprobes {} in {object} of process {pid}{}",
+                    points.join(", "),
+                    if ended { ": the process has ended meanwhile" } else { "" },
+                );
+                if self.attachments.is_empty() {
+                    return Err(if ended { anyhow::anyhow!(what) } else { error.context(what) });
+                }
+                // Another allocator of this process is probed: go on, and say so.
+                self.failures.push(format!("{what}: {error:#}; its blocks are not recorded"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes that its probes may have gone when it executed a program: links are bound to its first thread, which is gone where
+    /// another one has executed it, and inherited events can be any thread's.
+    pub fn replace(&mut self) {
+        self.is_replaced = true;
+    }
+
+    /// Puts all of its probes in once more; those that were in, to be detached.
+    pub fn put_in_again(&mut self, loaded: &mut Loaded, floor: bool) -> Vec<Attachment> {
+        let pid = self.pid();
+        self.replace();
+        if loaded.inherited.is_some() {
+            self.renew_probes();
+            return Vec::new();
+        }
+        let mut anew = Vec::new();
+        for (object, of, probes) in &self.placed {
+            let Ok(file) = &object.file else { continue };
+            match attach::attach(loaded, floor, (*of, file.as_fd()), pid, probes) {
+                Ok(attachment) => anew.push(attachment),
+                // One that has ended needs none.
+                Err(_) if self.process.has_ended().unwrap_or(true) => return Vec::new(),
+                Err(error) => {
+                    let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
+                    self.failures.push(format!(
+                        "failed to attach uprobes in {object} once more after an exec of process {pid}: {error:#}; its \
+                         blocks are not recorded"
+                    ));
+                    break;
+                }
+            }
+        }
+        std::mem::replace(&mut self.attachments, anew)
+    }
+
+    /// Notes an allocator that comes after others: with another program, or opened since. A member of a group that was met
+    /// before its program began has had none.
+    fn note_if_late(&mut self, object: &Object, rows: &[ProbeRow]) {
+        let is_allocator = rows.iter().any(|row| row.allocator != LINKER);
+        if is_allocator && self.is_settled && !self.attachments.is_empty() && self.late.len() < MAX_FAILURES {
+            let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
+            if !self.late.contains(&object) {
+                self.late.push(object);
+            }
+        }
+    }
+
+    /// Takes the probes out of its keeping, to be detached.
+    pub fn take_attachments(&mut self) -> Vec<Attachment> {
+        self.guard = None;
+        self.seed = None;
+        std::mem::take(&mut self.attachments)
+    }
+
+    /// Notes that it has forked: its child has its breakpoints.
+    pub fn fork(&mut self) {
+        self.forked.get_or_insert_with(Instant::now);
+    }
+
+    /// When its children are to be freed of its breakpoints.
+    pub fn sweep_due(&self) -> Option<Instant> {
+        let forked = self.forked?;
+        Some(self.swept.map_or(forked, |swept| forked.max(swept + BETWEEN_SWEEPS)))
+    }
+
+    /// Frees the processes that it has forked of its breakpoints.
+    pub fn sweep(&mut self, programs: &UprobePrograms<OwnedFd>) -> Result<()> {
+        (self.forked, self.swept) = (None, Some(Instant::now()));
+        let mut links = Vec::new();
+        for (object, _, probes) in &self.placed {
+            if let Ok(file) = &object.file {
+                links.push(attach::sweep(programs, file.as_fd(), probes)?);
+            }
+        }
+        attach::close_later(links);
+        Ok(())
+    }
+}
