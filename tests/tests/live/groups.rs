@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leakprobe_tests::cgroup::{self, Group};
 use leakprobe_tests::probe::{self, Probe};
@@ -424,7 +424,9 @@ fn one_of_several_that_ends_while_a_session_begins_does_not_end_it() {
         let links = fs::read_dir(&files).expect("leakprobe runs").flatten();
         links.filter_map(|entry| fs::read_link(entry.path()).ok())
     };
+    let deadline = Instant::now() + run::patience();
     while held().filter(|link| link.to_string_lossy().contains("pidfd")).count() < 2 {
+        assert!(Instant::now() < deadline, "leakprobe did not take hold of both");
         thread::sleep(Duration::from_millis(10));
     }
     other.kill();
