@@ -17,8 +17,10 @@ pub fn with_prefixes(prefixes: &[String]) -> &'static [Family] {
 
 /// The name of an allocator that has functions of this prefix, and is known with all that it has.
 pub fn is_known(prefix: &str) -> Option<&'static str> {
-    let malloc = format!("{prefix}malloc");
-    let has = |family: &&Family| family.functions.iter().any(|&(name, _)| name == malloc);
+    let mallocs = [format!("{prefix}malloc"), format!("{prefix}Malloc")];
+    let has = |family: &&Family| {
+        family.functions.iter().any(|(name, _)| mallocs.iter().any(|malloc| name == malloc))
+    };
     FAMILIES.iter().find(has).map(|family| family.name)
 }
 
@@ -83,8 +85,9 @@ mod tests {
         assert_eq!(role(1, "PyMem_Calloc"), of_c("calloc"));
         assert_eq!(role(0, "malloc"), None);
         assert_eq!(with_prefixes(&["mi_".to_owned()]).len(), FAMILIES.len(), "it is known");
-        let known = ["mi_", "tc_", "_rjem_", "pool_"].map(is_known);
-        assert_eq!(known, [Some("mimalloc"), Some("tcmalloc"), Some("jemalloc (_rjem_)"), None]);
+        let known = ["mi_", "tc_", "TCMallocInternal", "_rjem_", "pool_"].map(is_known);
+        let names = [Some("mimalloc"), Some("tcmalloc"), Some("tcmalloc"), Some("jemalloc (_rjem_)"), None];
+        assert_eq!(known, names);
         assert!(families[0].recognised_by.contains(&&["pool_malloc", "pool_free"][..]));
     }
 }

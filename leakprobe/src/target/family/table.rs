@@ -167,7 +167,8 @@ const TCMALLOC: &[Entry] = &[
     ("TCMallocInternalDeleteSizedAligned", FREE),
 ];
 
-/// mimalloc's own names. Not those that are made of calls of these: `mi_cfree`, `mi_wcsdup`, `mi_dupenv_s`.
+/// mimalloc's own names. Not those that are made of calls of these: `mi_cfree`, `mi_wcsdup`, `mi_dupenv_s`. Nor `strdup` and its
+/// like: where it stands in for these (since 2.1) they are at the same addresses, and else a static program's are its libc's.
 const MIMALLOC: &[Entry] = &[
     ("mi_malloc", MALLOC),
     ("mi_malloc_small", MALLOC),
@@ -240,10 +241,6 @@ const MIMALLOC: &[Entry] = &[
     ("mi_heap_strdup", DUPLICATE),
     ("mi_heap_strndup", DUPLICATE),
     ("mi_heap_realpath", Role::duplicates(Some(2))),
-    // Since 2.1, in place of C's.
-    ("strdup", DUPLICATE),
-    ("strndup", DUPLICATE),
-    ("realpath", Role::duplicates(Some(1))),
     ("mi_reallocarr", REALLOCARR),
     ("reallocarr", REALLOCARR),
     ("mi_heap_destroy", DESTROY_HEAP),
