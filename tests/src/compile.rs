@@ -75,6 +75,10 @@ const RECIPES: &[Recipe] = &[
     plain("kobjects", "kobjects.c"),
     plain("cpp", "cpp.cpp"),
     plain("operators", "operators.cpp"),
+    Recipe {
+        flags: &[&["-shared", "-fPIC", "-O2", "-foptimize-sibling-calls"]],
+        ..plain("libown_operators.so", "own_operators.cpp")
+    },
     Recipe { flags: &[&["-DOWN", "-pthread"]], ..plain("operators_own", "operators.cpp") },
     Recipe { flags: &[&["-DOWN", "-pthread", "-static"]], ..plain("operators_own_static", "operators.cpp") },
     // By its name alone it is found beside the program, wherever that is taken.

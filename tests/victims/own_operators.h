@@ -22,7 +22,12 @@ OWN_FRAME void *take(std::size_t size, std::size_t alignment)
     return memory + (start + alignment - 1) / alignment * alignment;
 }
 
-OWN_FRAME void *take_or_throw(std::size_t size, std::size_t alignment)
+#ifdef DIRECT
+__attribute__((always_inline)) inline
+#else
+OWN_FRAME
+#endif
+void *take_or_throw(std::size_t size, std::size_t alignment)
 {
     void *block = take(size, alignment);
     if (!block)

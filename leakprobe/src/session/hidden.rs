@@ -1,8 +1,8 @@
-//! Allocators that stripped programs hide.
+//! Allocators that stripped programs hide, and libraries that came with them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
-use super::{Session, watched::Watched};
+use super::Session;
 use crate::{
     report::{escape::visible, model::Warning},
     target::{
@@ -24,34 +24,29 @@ pub struct Hidden {
 }
 
 impl Session {
-    /// Looks at each program that was not looked at yet, before a report.
+    /// Looks at each object that was not looked at yet, before a report.
     pub(super) fn look_for_hidden(&mut self) {
         for watched in &self.watched {
-            // The program itself is mapped below its libraries.
             let Some(space) = watched.space_now() else { continue };
-            let program = space.mappings.iter().filter(|mapping| mapping.executable).find_map(|mapping| {
+            let objects = space.mappings.iter().filter(|mapping| mapping.executable).filter_map(|mapping| {
                 let Backing::Object(object) = &mapping.backing else { return None };
                 Some(object)
             });
-            let Some(object) = program else { continue };
-            let Ok(file) = &object.file else { continue };
-            if self.hidden.told.len() >= MAX_TOLD || !self.hidden.seen.insert(object.id) {
-                continue;
+            for object in objects {
+                let Ok(file) = &object.file else { continue };
+                let is_new = self.hidden.told.len() < MAX_TOLD && self.hidden.seen.insert(object.id);
+                if !is_new || is_of_the_system(&object.path) {
+                    continue;
+                }
+                let len = file.metadata().map_or(0, |metadata| metadata.len());
+                // What cannot be read has been told of already.
+                let Ok(Some(found)) = hidden::stripped(file, len) else { continue };
+                let path = visible(&object.path.to_string_lossy()).into_owned();
+                let has = |family: &&str| watched.families_in(object.id).any(|name| name.starts_with(family));
+                let families = found.families.into_iter().filter(|family| !has(family));
+                self.hidden.told.extend(families.map(|family| told(&path, family)));
+                self.hidden.stripped.push(path);
             }
-            let len = file.metadata().map_or(0, |metadata| metadata.len());
-            // What cannot be read has been told of already.
-            let Ok(Some(found)) = hidden::stripped(file, len) else { continue };
-            let path = visible(&object.path.to_string_lossy()).into_owned();
-            let families = found.families.into_iter().filter(|family| !has_family(watched, family));
-            self.hidden.told.extend(families.map(|family| Warning {
-                kind: "hidden_allocator".to_owned(),
-                text: format!(
-                    "{path} is stripped, and has {family} linked in, as the texts in it show: its functions have no names, so \
-                     that what they hand out is not recorded, or not given back in this report; profile a build that keeps \
-                     its symbols (strip --strip-debug leaves them)"
-                ),
-            }));
-            self.hidden.stripped.push(path);
         }
     }
 
@@ -61,7 +56,17 @@ impl Session {
     }
 }
 
-/// Whether functions of a family have been found, under any prefix.
-fn has_family(watched: &Watched, family: &str) -> bool {
-    watched.families().any(|name| name.starts_with(family))
+fn told(path: &str, family: &str) -> Warning {
+    let text = format!(
+        "{path} is stripped, and has {family} linked in, as the texts in it show: its functions have no names, so that what \
+         they hand out is not recorded, or not given back in this report; profile a build that keeps its symbols (strip \
+         --strip-debug leaves them)"
+    );
+    Warning { kind: "hidden_allocator".to_owned(), text }
+}
+
+/// Whether a library is one of the distribution's, which come with their own allocators' names or none: they are many, and
+/// each is read as a whole.
+fn is_of_the_system(path: &Path) -> bool {
+    ["/lib", "/lib64", "/usr/lib", "/usr/lib64"].iter().any(|folder| path.starts_with(folder))
 }

@@ -44,9 +44,13 @@ impl Session {
     pub(super) fn unmatched_prefixes(&self) -> impl Iterator<Item = Warning> {
         let unmatched = self.options.allocator_prefixes.iter().filter(|prefix| !self.has_prefix(prefix));
         unmatched.map(|prefix| {
-            let alike = near(prefix, self.prefixes_there.iter().cloned());
-            let there = match (alike.as_slice(), self.prefixes_there.as_slice()) {
-                ([same, ..], _) if same == prefix && !self.options.allocator_objects.is_empty() => {
+            let is_left_out =
+                self.prefixes_there.contains(prefix) && !self.options.allocator_objects.is_empty();
+            // One that is there as it was given has other functions than those that are probed.
+            let there = || self.prefixes_there.iter().filter(|there| *there != prefix).cloned();
+            let alike = near(prefix, there());
+            let there = match (alike.as_slice(), there().collect::<Vec<_>>().as_slice()) {
+                _ if is_left_out => {
                     "an object has them that --allocator-object leaves out".to_owned()
                 }
                 ([], []) => "no names in them look like an allocator's with a prefix".to_owned(),

@@ -1,5 +1,7 @@
 //! operator new of allocators that have their own: each form to the byte, and exceptions that come through unharmed.
 
+#[cfg(target_arch = "x86_64")]
+use leakprobe_tests::compile;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Report;
 use leakprobe_tests::skip;
@@ -52,8 +54,7 @@ fn each_form_of_mimallocs_is_exact() {
 
 /// Of a program that has its own, which do not come to malloc. On aarch64 their return instructions are not known.
 #[cfg(target_arch = "x86_64")]
-fn check_own(victim: &str) {
-    let mut victim = Victim::start(victim, &[]);
+fn check_own(mut victim: Victim) {
     let probe = Probe::attach(victim.pid(), &[]);
     let truth = victim.run("forms 200").then(victim.run("throws 300"));
     let reports = probe.finish();
@@ -67,14 +68,22 @@ fn check_own(victim: &str) {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn each_form_of_a_programs_own_is_exact() {
-    check_own("operators_own");
+    check_own(Victim::start("operators_own", &[]));
 }
 
 /// It has no index of its call frame information.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn each_form_of_a_static_programs_own_is_exact() {
-    check_own("operators_own_static");
+    check_own(Victim::start("operators_own_static", &[]));
+}
+
+/// What calls a function that does not come back is the last of its part of the code.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn each_form_of_a_librarys_own_is_exact() {
+    let library = compile::victim("libown_operators.so");
+    check_own(Victim::start_preloaded("operators", &[], &library));
 }
 
 /// The exception itself is a block, which the C++ library takes while the call is pending.

@@ -70,9 +70,13 @@ impl Watched {
         self.is_replaced
     }
 
-    /// Names of the families that were found in it.
-    pub fn families(&self) -> impl Iterator<Item = &'static str> {
-        self.discovery.objects.iter().map(|found| found.family.name)
+    /// Names of the families that were found in an object of it.
+    pub fn families_in(&self, object: FileId) -> impl Iterator<Item = &'static str> {
+        self.discovery
+            .objects
+            .iter()
+            .filter(move |found| found.object.id == object)
+            .map(|found| found.family.name)
     }
 
     /// Whether an object holds an allocator that is known.

@@ -6,13 +6,17 @@ use super::{MAX_STRINGS, ObjectError};
 use crate::target::elf::{Elf, ReadAt, stream};
 
 /// What the names of allocators' functions end with, and with which of them their blocks are given back.
-const PAIRS: [(&str, &str); 6] = [
+const PAIRS: [(&str, &str); 10] = [
     ("malloc", "free"),
     ("Malloc", "Free"),
     ("alloc", "free"),
     ("Alloc", "Free"),
     ("_new", "_free"),
     ("mallocx", "dallocx"),
+    ("calloc", "free"),
+    ("realloc", "free"),
+    ("aligned_alloc", "free"),
+    ("aligned_malloc", "aligned_free"),
 ];
 
 /// Bytes of a name that is kept, and names.
