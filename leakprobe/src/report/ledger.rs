@@ -206,7 +206,7 @@ fn words(name: &str) -> Option<Words> {
             "replaced: its address was handed out again, so its free was missed",
             "look for an allocator function that is not probed (--verbose lists those that are)",
         ),
-        "exec_dropped" => plain("dropped by exec"),
+        "exec_dropped" => plain("dropped by exec, or by another process of the same number"),
         "mismatched" => plain("given back to another allocator"),
         "heap_destroyed" => plain("heaps destroyed with blocks that are still counted"),
         "passed_on" => plain("passed on to their owner"),

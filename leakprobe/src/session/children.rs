@@ -174,7 +174,7 @@ impl Session {
             return self.drop_child(child, born, Vec::new());
         };
         let process = match Process::open(child) {
-            Ok(process) if began_at(&process, at_ns) => process,
+            Ok(process) if is_child_made_at(&process, at_ns) => process,
             Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
                 self.children.ghosts.keep(child, parent, had);
                 return self.drop_child(child, born, Vec::new());
@@ -471,10 +471,12 @@ impl Session {
     }
 }
 
-/// Whether a process began when a child was made, as far as /proc tells: its number can be another one's by now.
-fn began_at(process: &Process, at_ns: u64) -> bool {
+/// Whether a process is the child that was made at that time, as far as /proc tells, which rounds: its number can be another
+/// one's by now, which has begun later. How much earlier than it is told of it began does not matter: making it can be
+/// interrupted for long.
+fn is_child_made_at(process: &Process, at_ns: u64) -> bool {
     let ticks = (at_ns + clock::suspended_ns()) / TICK_NS;
-    process.start_time().abs_diff(ticks) <= 2
+    process.start_time() <= ticks + 1
 }
 
 /// Waits for a process's end.

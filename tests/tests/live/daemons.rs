@@ -61,7 +61,7 @@ fn a_child_that_has_the_number_of_an_earlier_one_is_counted_for_itself() {
     // Of the 9, 7 are its copies of its parent's.
     report.check_processes(&[(victim.pid(), 7, 70), (child, 3, 120)]);
     assert_eq!(report.process(child).inherited_freed, 7);
-    for name in ["exec_dropped", "missed_free", "free_unknown"] {
+    for name in ["missed_free", "free_unknown"] {
         assert_eq!(report.ledger.count(name), 0, "{name}: {}", report.digest());
     }
     assert_eq!(report.ledger.lost(), 0, "{}", report.digest());
