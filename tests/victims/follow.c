@@ -7,7 +7,8 @@
  * the other, each of which takes A blocks at `bomb_leak`, gives F of its parent's back, and ends. `orphan N SIZE`: a child
  * that leaks N blocks, and N more three seconds later, and ends. `grow PAGES`: its heap, by `grow`. `spawn PROGRAM`: runs
  * a program by vfork until it ends. `again I`: `fork`, until the child has the number that child I had, which has ended.
- * `daemon N SIZE`: by a child that ends at once, a process that leaks N blocks and ends when this one has. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
+ * `daemon N SIZE`: by a child that ends at once, a process that leaks N blocks when `start DAEMONS` says so, and ends when
+ * this one has. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
  */
 #define _GNU_SOURCE
 #include "victim.h"
@@ -97,22 +98,34 @@ static void spawn(const char *program)
     MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
 }
 
+static int start[2], leaked[2];
+
+static void start_daemons(long number)
+{
+    char byte = 0;
+    for (long i = 0; i < number; i++)
+        MUST(write(start[1], &byte, 1) == 1);
+    for (long i = 0; i < number; i++)
+        MUST(read(leaked[0], &byte, 1) == 1);
+}
+
 static void daemonize(long number, size_t size)
 {
     static int hold[2];
     int told[2], status;
     char byte = 0;
-    MUST((hold[1] || pipe(hold) == 0) && pipe(told) == 0);
+    MUST((hold[1] || (pipe(hold) == 0 && pipe(start) == 0 && pipe(leaked) == 0)) && pipe(told) == 0);
     pid_t child = fork();
     MUST(child >= 0);
     if (child == 0) {
         setsid();
         if (fork() != 0)
             _exit(0);
-        leak(number, size);
         victim_say("truth note child=%d\n", (int)getpid());
         close(hold[1]);
-        MUST(write(told[1], &byte, 1) == 1 && read(hold[0], &byte, 1) == 0);
+        MUST(write(told[1], &byte, 1) == 1 && read(start[0], &byte, 1) == 1);
+        leak(number, size);
+        MUST(write(leaked[1], &byte, 1) == 1 && read(hold[0], &byte, 1) == 0);
         _exit(0);
     }
     MUST(waitpid(child, &status, 0) == child && status == 0 && read(told[0], &byte, 1) == 1);
@@ -237,6 +250,8 @@ static void serve(void)
                 continue;
         } else if (victim_is("daemon")) {
             daemonize(victim_number(1), (size_t)victim_number(2));
+        } else if (victim_is("start")) {
+            start_daemons(victim_number(1));
         } else if (victim_is("thread")) {
             pthread_t thread;
             MUST(pthread_create(&thread, NULL, make_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
