@@ -92,8 +92,8 @@ pub struct Session {
     cookies: Option<Cookies>,
     objects: ObjectCache,
     families: &'static [Family],
-    /// What the names of allocators in the processes begin with, where a prefix that was named matches nothing.
     hidden: hidden::Hidden,
+    /// What the names of allocators in the processes begin with, where a prefix that was named matches nothing.
     prefixes_there: Vec<String>,
     searched_for_prefixes: usize,
     unwinding: ObjectTables,
