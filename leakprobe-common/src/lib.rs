@@ -35,4 +35,4 @@ pub use unwind::{
 };
 
 /// Raised with every change of a layout or a meaning in this crate.
-pub const ABI_VERSION: u32 = 48;
+pub const ABI_VERSION: u32 = 49;

@@ -18,6 +18,9 @@ use crate::{
     thread,
 };
 
+/// Of clone(2): the memory is shared.
+const CLONE_VM: u64 = 0x100;
+
 /// The process has replaced its program: raises its generation, so that old blocks are told from new.
 #[inline(always)]
 pub fn exec(ctx: &RawTracePointContext) -> i32 {
@@ -53,35 +56,43 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
 /// A thread or a process is made; it has not run yet.
 #[inline(always)]
 pub fn fork(ctx: &RawTracePointContext) -> i32 {
-    const CLONE_VM: u64 = 0x100;
+    // SAFETY: the context of a raw tracepoint is its arguments, 64 bits each: the new task, and the flags of clone.
+    let (task, flags) = unsafe { (*ctx.as_ptr().cast::<u64>(), *ctx.as_ptr().cast::<u64>().add(1)) };
+    if FOLLOW.load() != 0 {
+        made(read(task + CHILD_OFFSET.load()) as u32, flags);
+        return 0;
+    }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: the context of a raw tracepoint is its arguments, 64 bits each; the second one are the flags of clone.
-    let flags = unsafe { *ctx.as_ptr().cast::<u64>().add(1) };
     if flags & CLONE_VM == 0 && thread::is_target(tgid) {
         tell(EventKind::Fork, tgid, flags);
     }
     0
 }
 
-/// With `--follow`: a thread or a process is made; it has not run yet. A process is a target from now on, in its parent's
-/// place until user space has taken it in.
+/// As `fork`, with `--follow` and a kernel that does not say where a task has its number: by the tracepoint's record.
 #[inline(always)]
 pub fn born(ctx: &TracePointContext) -> u32 {
-    const CLONE_VM: u64 = 0x100;
+    let record = ctx.as_ptr() as u64;
+    made(read(record + CHILD_OFFSET.load()) as u32, read(record + FLAGS_OFFSET.load()));
+    0
+}
+
+/// The current process has made this task. A process is a target from now on, in its parent's place until user space has
+/// taken it in.
+#[inline(always)]
+fn made(child: u32, flags: u64) {
     const CLONE_THREAD: u64 = 0x1_0000;
     if closing() {
-        return 0;
+        return;
     }
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let Some(parent) = TARGETS.get_ptr_mut(tgid) else { return 0 };
+    let Some(parent) = TARGETS.get_ptr_mut(tgid) else { return };
     // SAFETY: a live map value: entries are removed only when a target is dropped.
     let parent = unsafe { &mut *parent };
-    let flags = read(ctx, FLAGS_OFFSET.load());
     if flags & CLONE_THREAD != 0 {
         parent.flags |= Target::THREADED;
-        return 0;
+        return;
     }
-    let child = read(ctx, CHILD_OFFSET.load()) as u32;
     // SAFETY: the helper has no preconditions.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let mut target = *parent;
@@ -97,10 +108,9 @@ pub fn born(ctx: &TracePointContext) -> u32 {
     }
     if TARGETS.insert(child, &target, BPF_ANY as u64).is_err() {
         count(Counter::ChildLost);
-        return 0;
+        return;
     }
     tell_at(EventKind::Born, tgid, (target.born as u64) << 32 | child as u64, at_ns);
-    0
 }
 
 /// How many children were made before. Two that are made at once can have the same number, for they are of different process
@@ -117,11 +127,10 @@ fn next_birth() -> u32 {
     }
 }
 
-/// 8 bytes of a tracepoint's record.
+/// 8 bytes of the kernel's memory.
 #[inline(always)]
-fn read(ctx: &TracePointContext, offset: u64) -> u64 {
+fn read(address: u64) -> u64 {
     let mut value = 0u64;
-    let address = ctx.as_ptr() as u64 + offset;
     // SAFETY: the helper checks the address; a fault is an error and leaves 0.
     unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), 8, address as *const _) };
     value

@@ -31,10 +31,10 @@ pub static COOKIES_BY_ADDRESS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static FOLLOW: Global<u32> = Global::new(0);
 
-/// Where the record of the tracepoint task:task_newtask has the child's number, and the flags of clone.
+/// Where a task, or else the record of the tracepoint task:task_newtask, has the task's number.
 #[unsafe(no_mangle)]
 pub static CHILD_OFFSET: Global<u64> = Global::new(0);
-/// As above.
+/// Where that record has the flags of clone.
 #[unsafe(no_mangle)]
 pub static FLAGS_OFFSET: Global<u64> = Global::new(0);
 

@@ -24,7 +24,10 @@ use crate::{
         perf,
         tracepoint::TraceFs,
     },
-    target::kernel::format::Format,
+    target::kernel::{
+        btf::{Btf, Kind},
+        format::Format,
+    },
 };
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -49,8 +52,9 @@ const LIFECYCLE: [(&str, &str); 3] = [
     ("thread_exit", "sched_process_exit"),
 ];
 
-/// With `--follow`, in the place of `process_fork`: makes each child a target. On a classic tracepoint, whose record has the
-/// child's number.
+/// With `--follow`, in the place of `process_fork` where the kernel has no BTF: makes each child a target. On a classic
+/// tracepoint, whose record has the child's number; its runs are skipped on a CPU on which a reader of any BPF map was
+/// preempted, of which kernels with preemption have some in a thousand.
 const BORN: &str = "process_born";
 
 /// The program at the end of each system call of the mmap family.
@@ -136,7 +140,7 @@ pub struct Loaded {
     pub multi: Option<UprobePrograms<OwnedFd>>,
     /// With `--follow`: what defines events that are inherited.
     pub inherited: Option<Definitions>,
-    _born: Option<BornLink>,
+    born: Option<BornLink>,
     /// How probes are attached.
     pub mechanism: Mechanism,
     /// Whether the kernel calls each step of a walk.
@@ -147,6 +151,7 @@ pub struct Loaded {
 
 /// The program on the tracepoint of new tasks. Dropping it takes it off.
 struct BornLink {
+    program: OwnedFd,
     _link: Option<OwnedFd>,
     _event: OwnedFd,
 }
@@ -165,8 +170,22 @@ impl Loaded {
         program_names(floor, self.looped)
     }
 
-    /// The uprobe programs that are attached, with their names.
-    pub fn uprobe_programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
+    /// The programs that are attached, with their names.
+    pub fn programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        let lifecycle = LIFECYCLE.into_iter().filter_map(|(name, _)| match self.ebpf.program(name)? {
+            Program::RawTracePoint(program) => Some((name, program.fd().ok()?.as_fd())),
+            _ => None,
+        });
+        let born = self.born.iter().map(|born| (BORN, born.program.as_fd()));
+        let ranges = self.ranges.iter().flat_map(|ranges| {
+            let entries = range_programs().into_iter().zip(&ranges.entries);
+            let entries = entries.map(|((_, name), (_, program))| (name, program.as_fd()));
+            entries.chain([(RANGE_EXIT, ranges.exit.as_fd())])
+        });
+        self.uprobe_programs(floor).into_iter().chain(lifecycle).chain(born).chain(ranges).collect()
+    }
+
+    fn uprobe_programs(&self, floor: bool) -> Vec<(&'static str, BorrowedFd<'_>)> {
         let names = program_names(floor, self.looped);
         let names = names.all();
         match self.multi.as_ref().or_else(|| Some(self.inherited.as_ref()?.programs())) {
@@ -213,7 +232,9 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     let _limit = LockedMemory::unlimited();
     let globals = Globals::new(settings, mechanism)?;
     let mut ebpf = create(settings, &globals)?;
-    for (name, tracepoint) in LIFECYCLE.into_iter().filter(|(_, at)| !(settings.follow && *at == NEW_TASK)) {
+    let is_born_by_record = settings.follow && globals.flags_offset != 0;
+    for (name, tracepoint) in LIFECYCLE.into_iter().filter(|(_, at)| !(is_born_by_record && *at == NEW_TASK))
+    {
         load_one::<RawTracePoint>(&mut ebpf, &globals, name, RawTracePoint::load)?;
         program::<RawTracePoint>(&mut ebpf, name)?
             .attach(tracepoint)
@@ -236,7 +257,7 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     });
     let inherited = inherited.transpose()?;
     let born =
-        settings.follow.then(|| attach_born(&relocated()?.load(BORN, 0)?, with_cookies)).transpose()?;
+        is_born_by_record.then(|| attach_born(relocated()?.load(BORN, 0)?, with_cookies)).transpose()?;
     let multi = match mechanism {
         _ if settings.follow => None,
         Mechanism::Multi => {
@@ -257,18 +278,18 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, multi, inherited, _born: born, mechanism, looped, ranges })
+    Ok(Loaded { ebpf, multi, inherited, born, mechanism, looped, ranges })
 }
 
 /// Attaches the program that makes each child a target.
-fn attach_born(program: &OwnedFd, by_link: bool) -> Result<BornLink> {
+fn attach_born(program: OwnedFd, by_link: bool) -> Result<BornLink> {
     let context = || format!("failed to attach {BORN} to the tracepoint task:{NEW_TASK}");
     let event = perf::open_tracepoint(TraceFs::open()?.id("task", NEW_TASK)?).with_context(context)?;
     let link = match by_link {
         true => bpf::link_perf_event(program.as_fd(), event.as_fd(), 0).map(Some),
         false => perf::set_program(event.as_fd(), program.as_fd()).map(|()| None),
     };
-    Ok(BornLink { _link: link.with_context(context)?, _event: event })
+    Ok(BornLink { _link: link.with_context(context)?, _event: event, program })
 }
 
 /// Loads the programs of the mmap family.
@@ -433,8 +454,13 @@ impl Globals {
     }
 }
 
-/// Where the record of a new task has the child's number, and the flags of clone.
+/// Where a new task has its number, and 0; without BTF, where its tracepoint's record has that, and the flags of clone.
 fn new_task_offsets() -> Result<(u64, u64)> {
+    let in_task =
+        Btf::of_this_kernel()?.and_then(|btf| btf.member(btf.find(Kind::Struct, "task_struct")?, "pid"));
+    if let Some(offset) = in_task {
+        return Ok((offset, 0));
+    }
     let format = Format::parse(&TraceFs::open()?.format("task", NEW_TASK)?);
     let offset = |name: &str| {
         format

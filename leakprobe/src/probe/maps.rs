@@ -7,6 +7,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
+use bytes::Bytes;
 use leakprobe_common::{
     Block, BlockKey, COUNTERS, Cookie, Counter, Kin, Mismatch, MismatchKey, NO_STACK, ProbeKey, Site, Stack,
     Target, Thread,
@@ -246,17 +247,27 @@ impl Maps {
         let mut old = Vec::new();
         self.each_block(|key, block| {
             if is_gone(&key, block) {
-                old.push((key, *block));
+                old.push(key);
             }
         })?;
-        let data = map_data(&self.blocks).ok_or_else(|| anyhow!("BLOCKS is no hash map"))?;
+        let data = map_data(&self.blocks).ok_or_else(|| anyhow!("BLOCKS is no hash map"))?.fd().as_fd();
         let mut deleted: HashMap<u64, Dropped> = HashMap::new();
-        for (key, block) in old {
-            let mut bytes = [0; decode::BLOCK_KEY_BYTES];
-            bytes[..8].copy_from_slice(&key.address.to_ne_bytes());
-            bytes[8..12].copy_from_slice(&key.tgid.to_ne_bytes());
-            if bpf::delete(data.fd().as_fd(), &bytes)? {
+        for key in old {
+            let mut name = [0; decode::BLOCK_KEY_BYTES];
+            name[..8].copy_from_slice(&key.address.to_ne_bytes());
+            name[8..12].copy_from_slice(&key.tgid.to_ne_bytes());
+            let mut value = vec![0; decode::BLOCK_BYTES];
+            if !bpf::take(data, &name, &mut value)? {
+                continue;
+            }
+            let value = Bytes::from(value);
+            let Some(block) = decode::block(&mut value.clone()) else { continue };
+            if is_gone(&key, &block) {
                 deleted.entry(block.stack).or_default().add(Dropped { blocks: 1, bytes: block.size });
+            } else {
+                // A process of the same number, or its new program, has been given that address meanwhile. If it has been
+                // given it once more since, that record is the one that counts.
+                bpf::insert(data, &name, &value)?;
             }
         }
         Ok(deleted)

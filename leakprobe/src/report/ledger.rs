@@ -49,29 +49,34 @@ impl Ledger {
                 "{} of the BPF program {} skipped by the kernel: {}",
                 counted(entry.count, "run"),
                 entry.name,
-                if ON_PROCESSES.contains(&entry.name.as_str()) {
-                    "another one was running on that CPU; stop other tracers of this process"
-                } else {
-                    "it was running on that CPU already when an interrupt called it; take the counts as wrong by that \
-                     many"
-                }
+                why_skipped(&entry.name),
             ),
         }));
         losses
     }
 }
 
-/// The BPF programs on functions of processes; others are on the kernel's own.
-const ON_PROCESSES: [&str; 8] = [
-    "allocate_enter",
-    "allocate_return",
-    "allocate_looped",
-    "allocate_leave",
-    "leave_looped",
-    "free_enter",
-    "floor_enter",
-    "floor_return",
-];
+/// Why the kernel skips runs of a BPF program, and what follows of it.
+fn why_skipped(program: &str) -> &'static str {
+    match program {
+        "allocate_enter" | "allocate_return" | "allocate_looped" | "allocate_leave" | "leave_looped"
+        | "free_enter" | "floor_enter" | "floor_return" => {
+            "another one was running on that CPU; stop other tracers of this process"
+        }
+        "process_exec" | "process_fork" | "process_born" | "thread_exit" => {
+            "another task was preempted in it, or in a call on a BPF map, on that CPU; a child, a program or a thread's \
+             end was not noticed each time"
+        }
+        "mmap_enter" | "mmap_looped" | "mremap_enter" | "mremap_looped" | "munmap_enter" | "brk_enter"
+        | "brk_looped" | "range_exit" => {
+            "another task was preempted in a call on a BPF map on that CPU; as many ranges may be missing, or be gone"
+        }
+        // On the kernel's own functions.
+        _ => {
+            "it was running on that CPU already when an interrupt called it; take the counts as wrong by that many"
+        }
+    }
+}
 
 fn sentence(entry: &Entry) -> Warning {
     let text = match words(&entry.name).and_then(|words| words.loss) {
@@ -319,7 +324,7 @@ mod tests {
                 in_flight: 0,
             },
             remarks: vec![entry("stack_map_full", 1, true), entry("novel_thing", 2, true)],
-            recursion_misses: vec![entry("free_enter", 3, true)],
+            recursion_misses: vec![entry("free_enter", 3, true), entry("process_fork", 1, true)],
             ..Ledger::default()
         };
         let losses = ledger.losses();
@@ -341,6 +346,11 @@ mod tests {
                     "recursion_misses",
                     "3 runs of the BPF program free_enter skipped by the kernel: another one was running on \
                      that CPU; stop other tracers of this process"
+                ),
+                (
+                    "recursion_misses",
+                    "1 run of the BPF program process_fork skipped by the kernel: another task was preempted in it, or in \
+                     a call on a BPF map, on that CPU; a child, a program or a thread's end was not noticed each time"
                 ),
             ]
         );

@@ -401,11 +401,8 @@ impl Session {
     fn recursion_misses(&self) -> Vec<(String, u64)> {
         let floor = self.options.placement == Placement::Floor;
         let misses = |program: BorrowedFd<'_>| bpf::recursion_misses(program).unwrap_or_default();
-        self.loaded
-            .uprobe_programs(floor)
-            .into_iter()
-            .map(|(name, fd)| (name.to_owned(), misses(fd)))
-            .collect()
+        let programs = self.loaded.programs(floor).into_iter();
+        programs.map(|(name, fd)| (name.to_owned(), misses(fd))).collect()
     }
 
     /// What limits the report, most important first.

@@ -9,7 +9,9 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info};
+use aya_obj::generated::{
+    BPF_ANY, BPF_NOEXIST, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info,
+};
 
 /// Issues a command of bpf(2) and returns its non-negative result.
 fn command(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i64> {
@@ -137,11 +139,42 @@ pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<b
 
 /// Sets the value of a key.
 pub fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    set(map, key, value, BPF_ANY)
+}
+
+/// Sets the value of a key that has none; `false` when it has.
+pub fn insert(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    match set(map, key, value, BPF_NOEXIST) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn set(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u32) -> io::Result<()> {
     let mut attributes = zeroed();
     attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
     attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
     attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    attributes.__bindgen_anon_2.flags = flags.into();
     command(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// Deletes a key of a hash map and writes the value that it had to `value`; `false` when it was not there. In one go from
+/// Linux 5.14 on.
+pub fn take(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    /// The kernel's own, which C libraries do not name.
+    const ENOTSUPP: i32 = 524;
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
+    attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    match found(command(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attributes)) {
+        Err(error) if error.raw_os_error() == Some(ENOTSUPP) => {
+            Ok(lookup(map, key, value)? && delete(map, key)?)
+        }
+        result => result,
+    }
 }
 
 /// Deletes a key; `false` when it was not there.

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -418,7 +418,8 @@ fn one_of_several_that_ends_while_a_session_begins_does_not_end_it() {
     let output = pipe.to_str().expect("a plain path");
     let arguments =
         ["--pid", &pids[0], "--pid", &pids[1], "--duration", "1s", "--format", "json", "--output", output];
-    let mut leakprobe = run::command(arguments).spawn().expect("failed to start leakprobe");
+    let mut leakprobe =
+        run::command(arguments).stderr(Stdio::null()).spawn().expect("failed to start leakprobe");
     let files = format!("/proc/{}/fd", leakprobe.id());
     let held = || {
         let links = fs::read_dir(&files).expect("leakprobe runs").flatten();
