@@ -8,12 +8,14 @@
  * that leaks N blocks, and N more three seconds later, and ends. `grow PAGES`: its heap, by `grow`. `spawn PROGRAM`: runs
  * a program by vfork until it ends. `again I`: `fork`, until the child has the number that child I had, which has ended.
  * `daemon N SIZE`: by a child that ends at once, a process that leaks N blocks when `start DAEMONS` says so, and ends when
- * this one has. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
+ * this one has. `hurry N SIZE`: one that leaks them from its first moment on, 2 ms apart, all of them and this one on one
+ * processor, which its maker leaves to it before it ends; `leaked DAEMONS` waits for them. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
  */
 #define _GNU_SOURCE
 #include "victim.h"
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -100,16 +102,38 @@ static void spawn(const char *program)
 
 static int start[2], leaked[2];
 
+static void await_leaks(long number)
+{
+    char byte;
+    for (long i = 0; i < number; i++)
+        MUST(read(leaked[0], &byte, 1) == 1);
+}
+
 static void start_daemons(long number)
 {
     char byte = 0;
     for (long i = 0; i < number; i++)
         MUST(write(start[1], &byte, 1) == 1);
-    for (long i = 0; i < number; i++)
-        MUST(read(leaked[0], &byte, 1) == 1);
+    await_leaks(number);
 }
 
-static void daemonize(long number, size_t size)
+static void stay_here(void)
+{
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(sched_getcpu(), &here);
+    MUST(sched_setaffinity(0, sizeof here, &here) == 0);
+}
+
+static void leak_slowly(long number, size_t size)
+{
+    for (long i = 0; i < number; i++) {
+        leak(1, size);
+        usleep(2000);
+    }
+}
+
+static void daemonize(long number, size_t size, int in_a_hurry)
 {
     static int hold[2];
     int told[2], status;
@@ -119,12 +143,20 @@ static void daemonize(long number, size_t size)
     MUST(child >= 0);
     if (child == 0) {
         setsid();
-        if (fork() != 0)
+        if (fork() != 0) {
+            if (in_a_hurry)
+                sched_yield();
             _exit(0);
+        }
         victim_say("truth note child=%d\n", (int)getpid());
         close(hold[1]);
-        MUST(write(told[1], &byte, 1) == 1 && read(start[0], &byte, 1) == 1);
-        leak(number, size);
+        MUST(write(told[1], &byte, 1) == 1);
+        if (in_a_hurry)
+            leak_slowly(number, size);
+        else {
+            MUST(read(start[0], &byte, 1) == 1);
+            leak(number, size);
+        }
         MUST(write(leaked[1], &byte, 1) == 1 && read(hold[0], &byte, 1) == 0);
         _exit(0);
     }
@@ -249,9 +281,14 @@ static void serve(void)
             if (made == 0)
                 continue;
         } else if (victim_is("daemon")) {
-            daemonize(victim_number(1), (size_t)victim_number(2));
+            daemonize(victim_number(1), (size_t)victim_number(2), 0);
+        } else if (victim_is("hurry")) {
+            stay_here();
+            daemonize(victim_number(1), (size_t)victim_number(2), 1);
         } else if (victim_is("start")) {
             start_daemons(victim_number(1));
+        } else if (victim_is("leaked")) {
+            await_leaks(victim_number(1));
         } else if (victim_is("thread")) {
             pthread_t thread;
             MUST(pthread_create(&thread, NULL, make_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);

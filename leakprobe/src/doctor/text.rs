@@ -139,6 +139,12 @@ fn rows(features: &Features) -> Vec<Row> {
             "",
             "such links would miss all threads but one, so probes are attached one by one (Linux 6.11 is right)",
         ),
+        row(
+            "inherited guards",
+            features.inherited_guards,
+            "",
+            "with --follow, a daemon's first blocks may be missing, which reports say (Linux 6.13 has them)",
+        ),
         row("tracepoints", features.tracepoints, "", "--mmap does not work"),
         row(
             "maps that grow",
@@ -167,7 +173,8 @@ fn rows(features: &Features) -> Vec<Row> {
             "kernel BTF",
             features.kernel_btf,
             "",
-            "--kernel uses classic tracepoints, which cost more, and knows fewer caches by name",
+            "--kernel uses classic tracepoints, which cost more, and knows fewer caches by name; --follow uses one, whose \
+             runs some kernels skip, which reports say",
         ),
         row("kprobes", features.kprobes, "", if patches { "" } else { UNSEEN }),
         row("fentry", features.fentry, "", if features.kprobes { BREAKPOINTS } else { UNSEEN }),
@@ -252,6 +259,7 @@ mod tests {
         fexit: true,
         bpf_loop: true,
         maps_on_demand: true,
+        inherited_guards: false,
         execute_only_pages: false,
         maps_are_locked_memory: false,
     };
@@ -272,6 +280,8 @@ What this kernel offers:
   perf-event links        yes
   multi-uprobe links      no   probes are attached one by one: about 0.1 s each to detach, though
                                several at once (Linux 6.6 has them)
+  inherited guards        no   with --follow, a daemon's first blocks may be missing, which reports
+                               say (Linux 6.13 has them)
   tracepoints             yes
   maps that grow          yes
   maps are locked memory  no

@@ -139,14 +139,17 @@ impl Attachment {
     }
 
     /// Puts the probes into a process that may have been made before they were in place in the one that made it.
+    /// `is_lacking`: that it was.
     ///
     /// # Errors
     /// Names the process and the cause.
-    pub fn extend(&mut self, pid: u32) -> Result<()> {
+    pub fn extend(&mut self, pid: u32, is_lacking: bool) -> Result<()> {
         let more = self.extended(pid)?;
         self.links.extend(more);
         self.since_ns = 0;
-        self.placed_ns = clock::monotonic_ns();
+        if is_lacking {
+            self.placed_ns = clock::monotonic_ns();
+        }
         Ok(())
     }
 

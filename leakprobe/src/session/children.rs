@@ -20,13 +20,14 @@ use tokio::sync::mpsc;
 use super::{
     Session,
     ghosts::{Ghosts, Inheritance},
+    late::Doubtful,
     watched,
     watched::{Guard, Seed, Watched, seed},
 };
 use crate::{
     drain::decode::CopiedStack,
     probe::attach::{self, Attachment, Probed},
-    sys::{clock, ready},
+    sys::{clock, perf, ready},
     target::process::{Process, TargetError},
 };
 
@@ -65,6 +66,8 @@ pub struct Children {
     gone: Option<Site>,
     early: VecDeque<CopiedStack>,
     ghosts: Ghosts,
+    /// Those whose probes the kernel may have taken for a while.
+    pub doubtful: Doubtful,
     /// Where the ends of processes are told.
     pub over: Option<mpsc::UnboundedSender<Over>>,
 }
@@ -176,7 +179,7 @@ impl Session {
         let process = match Process::open(child) {
             Ok(process) if is_child_made_at(&process, at_ns) => process,
             Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
-                self.children.ghosts.keep(child, parent, had);
+                self.children.ghosts.keep(child, parent, had.seed, had.probes, had.guard);
                 return self.drop_child(child, born, Vec::new());
             }
             Err(error) => {
@@ -188,16 +191,16 @@ impl Session {
             }
         };
         // First of all: from now on, what it makes leaves its events alone.
-        let guarded = Guard::new(child).and_then(|guard| {
+        let guard = had.guard.map_or_else(|| Guard::new(child), Ok).and_then(|guard| {
             // It was made while probes went into its parent, and may not have them all; or by one that was no more than
             // made itself, whose own it may have by now, and that one its.
             let since = if had.is_guarded { at_ns } else { 0 };
             seed::extend(&mut had.probes, child, since).map(|()| guard)
         });
-        let guard = match guarded {
+        let guard = match guard {
             Ok(guard) => guard,
             Err(_) if process.has_ended().unwrap_or(true) || !is_there(child) => {
-                self.children.ghosts.keep(child, parent, had);
+                self.children.ghosts.keep(child, parent, had.seed, had.probes, None);
                 return self.drop_child(child, born, Vec::new());
             }
             Err(error) => {
@@ -205,10 +208,13 @@ impl Session {
                 return self.drop_child(child, born, Vec::new());
             }
         };
-        let Inheritance { seed, probes, is_guarded } = had;
-        if !is_guarded {
+        if !had.is_guarded {
+            if self.has_ended(parent) && !perf::guards_descendants() {
+                self.children.doubtful.note(at_ns);
+            }
             self.renew(parent);
         }
+        let (seed, probes) = (had.seed, had.probes);
         self.await_child(&process, born)?;
         if let Some(ranges) = &mut self.ranges {
             ranges.fork(parent, child, born);
@@ -232,20 +238,27 @@ impl Session {
     fn inheritance(&mut self, parent: u32, at_ns: u64) -> Option<Inheritance> {
         if let Some(pending) = self.children.pending.get(&parent) {
             let (seed, probes) = (Arc::clone(&pending.seed), attach::share(&pending.probes));
-            return Some(Inheritance { seed, probes, is_guarded: pending.guard.covers(at_ns) });
+            return Some(Inheritance::new(seed, probes, Some(&pending.guard), at_ns));
         }
-        if let Some(inheritance) = self.children.ghosts.inheritance(parent) {
+        if let Some(inheritance) = self.children.ghosts.inheritance(parent, at_ns) {
             return Some(inheritance);
         }
         let index = self.index_of(parent)?;
         let watched = &mut self.watched[index];
         let (seed, probes) = (watched.seed(), watched.share_probes());
-        Some(Inheritance { seed, probes, is_guarded: watched.guards(at_ns) })
+        Some(Inheritance::new(seed, probes, watched.own_guard(), at_ns))
     }
 
     /// Whether a process that has shown a stack is to be taken in: its making is told of by another ring buffer.
     pub(super) fn is_to_come(&self, pid: u32) -> bool {
         self.children.has(pid) || self.index_of(pid).is_none_or(|index| self.watched[index].has_ended())
+    }
+
+    /// Whether a process of the session has ended.
+    fn has_ended(&self, pid: u32) -> bool {
+        let pending = self.children.pending.get(&pid).map(|pending| &pending.process);
+        let process = pending.or_else(|| Some(self.watched[self.index_of(pid)?].process()));
+        process.is_none_or(|process| process.has_ended().unwrap_or(true))
     }
 
     /// Makes sure of a process's probes, which may be in one by now that it made too soon.
@@ -299,8 +312,8 @@ impl Session {
 
     /// One that waited to be taken in has ended. What it has made may not have been told of yet.
     fn drop_pending(&mut self, pid: u32, pending: Pending) -> Result<()> {
-        let Pending { parent, seed, probes, born, stacks, .. } = pending;
-        self.children.ghosts.keep(pid, parent, Inheritance { seed, probes, is_guarded: false });
+        let Pending { parent, seed, probes, guard, born, stacks, .. } = pending;
+        self.children.ghosts.keep(pid, parent, seed, probes, Some(guard));
         self.drop_child(pid, born, stacks)
     }
 

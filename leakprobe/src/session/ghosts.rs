@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::watched::Seed;
+use super::watched::{Guard, Seed};
 use crate::probe::attach::{self, Attachment};
 
 /// Ghosts that are kept: those that they have made are told of in the same breath.
@@ -15,8 +15,18 @@ pub struct Inheritance {
     pub seed: Arc<Seed>,
     /// Its probes.
     pub probes: Vec<Attachment>,
-    /// Whether those that it makes at that moment have events of their own.
+    /// Whether it has events of its own, and leaves those of the other one alone.
     pub is_guarded: bool,
+    /// Its guard, where it has one from birth.
+    pub guard: Option<Guard>,
+}
+
+impl Inheritance {
+    /// Of one that was made at that time by one with these.
+    pub fn new(seed: Arc<Seed>, probes: Vec<Attachment>, guard: Option<&Guard>, at_ns: u64) -> Self {
+        let is_guarded = guard.is_some_and(|guard| guard.covers(at_ns));
+        Self { seed, probes, is_guarded, guard: guard.and_then(|guard| guard.handed_down(at_ns)) }
+    }
 }
 
 /// By number.
@@ -26,26 +36,31 @@ pub struct Ghosts(HashMap<u32, Ghost>);
 struct Ghost {
     seed: Arc<Seed>,
     probes: Vec<Attachment>,
+    guard: Option<Guard>,
     parent: u32,
 }
 
 impl Ghosts {
-    /// Keeps what one had from its parent.
-    pub fn keep(&mut self, pid: u32, parent: u32, had: Inheritance) {
+    /// Keeps what one had.
+    pub fn keep(
+        &mut self,
+        pid: u32,
+        parent: u32,
+        seed: Arc<Seed>,
+        probes: Vec<Attachment>,
+        guard: Option<Guard>,
+    ) {
         if self.0.len() >= MAX_GHOSTS {
             self.0.clear();
         }
-        let Inheritance { seed, probes, is_guarded: _ } = had;
-        self.0.insert(pid, Ghost { seed, probes, parent });
+        self.0.insert(pid, Ghost { seed, probes, guard, parent });
     }
 
-    /// What one that it has made has from it.
-    pub fn inheritance(&self, pid: u32) -> Option<Inheritance> {
-        self.0.get(&pid).map(|ghost| Inheritance {
-            seed: Arc::clone(&ghost.seed),
-            probes: attach::share(&ghost.probes),
-            // It never had a guard of its own.
-            is_guarded: false,
+    /// What one that it has made at that time has from it.
+    pub fn inheritance(&self, pid: u32, at_ns: u64) -> Option<Inheritance> {
+        self.0.get(&pid).map(|ghost| {
+            let (seed, probes) = (Arc::clone(&ghost.seed), attach::share(&ghost.probes));
+            Inheritance::new(seed, probes, ghost.guard.as_ref(), at_ns)
         })
     }
 

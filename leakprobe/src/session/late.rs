@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::watched::Watched;
-use crate::report::{model::Warning, units::counted};
+use crate::{
+    report::{model::Warning, units::counted},
+    sys::clock,
+};
 
 /// Objects that are told of.
 const MAX_TOLD: usize = 8;
@@ -32,6 +35,33 @@ pub fn warnings(watched: &[Watched], unseen: u64) -> Vec<Warning> {
         warnings.push(Warning { kind: "programs_unseen".to_owned(), text });
     }
     warnings
+}
+
+/// Children whose probes the kernel may have taken until they had some of their own: see [`perf::open_guard`].
+#[derive(Default)]
+pub struct Doubtful {
+    number: u64,
+    longest_ns: u64,
+}
+
+impl Doubtful {
+    /// Notes one that was made at that time, `CLOCK_MONOTONIC` nanoseconds, and has its own from now on.
+    pub fn note(&mut self, made_ns: u64) {
+        self.number += 1;
+        self.longest_ns = self.longest_ns.max(clock::monotonic_ns().saturating_sub(made_ns));
+    }
+
+    /// What to say of them.
+    pub fn warning(&self) -> Option<Warning> {
+        let text = format!(
+            "{} ended as soon as it had made another one (a daemon, `( command & )` in a shell): until leakprobe had seen to \
+             that one, at most {} ms, this kernel may have taken its probes, and blocks may be missing; Linux 6.13 leaves \
+             them",
+            counted(self.number, "process"),
+            self.longest_ns.div_ceil(1_000_000)
+        );
+        (self.number > 0).then(|| Warning { kind: "probes_in_doubt".to_owned(), text })
+    }
 }
 
 /// What to say of those that there was no room for, of so many.

@@ -4,6 +4,7 @@ use std::{
     ffi::CStr,
     io,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::OnceLock,
 };
 
 use super::tracepoint::descriptor;
@@ -47,26 +48,45 @@ pub fn open_in_thread(id: u64, tid: u32, inherits: bool) -> io::Result<OwnedFd> 
     open(Attributes { kind: PERF_TYPE_TRACEPOINT, config: id, flags, ..Attributes::default() }, tid)
 }
 
-/// Opens a perf event that counts nothing, in a thread and in those that it makes, but not in the processes that it makes.
+/// Opens a perf event that counts nothing and keeps a thread's other events its own.
 ///
 /// Two threads whose events are all inherited from the same ones are *clones* to the kernel: when it switches from one to
 /// the other, it may exchange their events, instead of taking the ones out and putting the others in. What was for one
-/// process is then the other's, and gone when that one ends, while the kernel goes on asking for whom it was made. A
-/// process of which not all events were inherited is no clone.
+/// process is then the other's, and gone when that one ends, while the kernel goes on asking for whom it was made. It does
+/// not where an inherited event would be sampled with its value, which this one never is: that holds for all that the
+/// thread will make, and for what those make ([`guards_descendants`]). Before Linux 6.13 there is no such event, and one
+/// serves that only threads inherit: a process of which not all events were inherited is no clone.
 pub fn open_guard(tid: u32) -> io::Result<OwnedFd> {
-    const PERF_TYPE_SOFTWARE: u32 = 1;
-    const PERF_COUNT_SW_DUMMY: u64 = 9;
     const INHERIT_THREAD: u64 = 1 << 35;
     let thread = i32::try_from(tid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
-    let guard = |flags| {
-        let config = PERF_COUNT_SW_DUMMY;
-        open(Attributes { kind: PERF_TYPE_SOFTWARE, config, flags, ..Attributes::default() }, thread)
-    };
+    if guards_descendants() {
+        return open_lasting_guard(thread);
+    }
+    let guard = |flags| open(Attributes { flags, ..dummy() }, thread);
     match guard(DISABLED | INHERIT | INHERIT_THREAD) {
         // Before 5.13 there is none that only threads inherit: those that come have none.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => guard(DISABLED),
         opened => opened,
     }
+}
+
+/// Whether a guard holds for what its thread makes, and for what those make.
+pub fn guards_descendants() -> bool {
+    static DOES: OnceLock<bool> = OnceLock::new();
+    // In this thread.
+    *DOES.get_or_init(|| open_lasting_guard(0).is_ok())
+}
+
+fn open_lasting_guard(thread: i32) -> io::Result<OwnedFd> {
+    /// `PERF_SAMPLE_TID | PERF_SAMPLE_READ`: the one does not go without the other.
+    const VALUES: u64 = 1 << 1 | 1 << 4;
+    open(Attributes { flags: DISABLED | INHERIT, sample_type: VALUES, ..dummy() }, thread)
+}
+
+fn dummy() -> Attributes {
+    const PERF_TYPE_SOFTWARE: u32 = 1;
+    const PERF_COUNT_SW_DUMMY: u64 = 9;
+    Attributes { kind: PERF_TYPE_SOFTWARE, config: PERF_COUNT_SW_DUMMY, ..Attributes::default() }
 }
 
 /// Opens a perf event for the entry of a function of the kernel's, or with `returns` for its return. `source` is the

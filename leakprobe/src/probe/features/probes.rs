@@ -62,6 +62,8 @@ pub struct Features {
     pub bpf_loop: bool,
     /// Maps of tracing programs may grow (6.1).
     pub maps_on_demand: bool,
+    /// Whether a process's perf events can be kept its own for all that it makes (6.13).
+    pub inherited_guards: bool,
     /// Whether the page that return probes lead to cannot be read by the program (aarch64, from Armv8.7 on).
     pub execute_only_pages: bool,
     /// Whether maps count as locked memory of the user (before 5.11).
@@ -93,6 +95,7 @@ impl Features {
             fexit: traces(bpf_attach_type::BPF_TRACE_FEXIT),
             bpf_loop: has_loop(),
             maps_on_demand: maps_on_demand(),
+            inherited_guards: perf::guards_descendants(),
             execute_only_pages: execute_only_pages(),
             maps_are_locked_memory: locked,
         }

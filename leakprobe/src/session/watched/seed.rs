@@ -11,7 +11,7 @@ use crate::{
         inherited::{self, Threads},
     },
     report::model::ProbeRow,
-    sys::clock,
+    sys::{clock, perf},
     target::{
         discovery::Discovery,
         process::Process,
@@ -29,11 +29,15 @@ pub struct Seed {
     throwing: bool,
 }
 
+/// Longer than a fork takes, nanoseconds: seconds for 100 GB of small pages. When it ends is known and not when it began,
+/// and what a process is given meanwhile its child need not have.
+const LONGEST_FORK_NS: u64 = 5_000_000_000;
+
 /// Perf events in a process that keep those of its probes its own.
 pub struct Guard {
-    _threads: Threads,
-    /// Since when, `CLOCK_MONOTONIC` nanoseconds.
-    since_ns: u64,
+    threads: Threads,
+    /// Since when, `CLOCK_MONOTONIC` nanoseconds; `None`: since it was made.
+    since_ns: Option<u64>,
 }
 
 impl Guard {
@@ -42,14 +46,26 @@ impl Guard {
     /// # Errors
     /// What the kernel said.
     pub fn new(pid: u32) -> Result<Self> {
-        let _threads = inherited::guard(pid)?;
-        Ok(Self { _threads, since_ns: clock::monotonic_ns() })
+        Ok(Self { threads: inherited::guard(pid)?, since_ns: Some(clock::monotonic_ns()) })
     }
 
-    /// Whether a process that was made at that time has events of its own, and leaves the other's alone.
+    /// Whether a process that was made at that time has events of its own, and leaves the other's alone: also where its
+    /// making had begun before.
     pub fn covers(&self, at_ns: u64) -> bool {
-        self.since_ns < at_ns
+        self.since_ns.is_none_or(|since_ns| since_ns < at_ns)
     }
+
+    /// The guard of a process that was made at that time, where it has one from birth.
+    pub fn handed_down(&self, at_ns: u64) -> Option<Self> {
+        let was_there = self.since_ns.is_none_or(|since_ns| since_ns < before_fork(at_ns));
+        let is_handed_down = perf::guards_descendants() && was_there;
+        is_handed_down.then(|| Self { threads: Arc::clone(&self.threads), since_ns: None })
+    }
+}
+
+/// When a process's making may have begun, of which is told at that time.
+fn before_fork(at_ns: u64) -> u64 {
+    at_ns.saturating_sub(LONGEST_FORK_NS)
 }
 
 impl Watched {
@@ -62,9 +78,9 @@ impl Watched {
         Ok(())
     }
 
-    /// Whether a process that it made at that time has events of its own.
-    pub fn guards(&self, at_ns: u64) -> bool {
-        self.guard.as_ref().is_some_and(|guard| guard.covers(at_ns))
+    /// Its guard.
+    pub fn own_guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
     }
 
     /// Its probes, for a process that it makes.
@@ -134,13 +150,14 @@ impl Watched {
     }
 }
 
-/// Puts those probes into a process that were not in place yet at a time in the one that made it.
+/// Puts those probes into a process that were not in place yet, or only since its making began, in the one that made it. With
+/// a time of 0, all.
 ///
 /// # Errors
 /// What the kernel said.
 pub fn extend(attachments: &mut [Attachment], pid: u32, born_ns: u64) -> Result<()> {
     attachments
         .iter_mut()
-        .filter(|attachment| attachment.since_ns() >= born_ns)
-        .try_for_each(|attachment| attachment.extend(pid))
+        .filter(|attachment| attachment.since_ns() >= before_fork(born_ns))
+        .try_for_each(|attachment| attachment.extend(pid, attachment.since_ns() >= born_ns))
 }
