@@ -79,13 +79,20 @@ fn a_child_that_has_the_number_of_an_earlier_one_is_counted_for_itself() {
     probe.wait_running(child).check_processes(&[(victim.pid(), 7, 70), (child, 20, 600)]);
     victim.run("end 0");
     assert_eq!(victim.run("again 0").number("note", "child") as u32, child);
-    victim.run("at 1 leak 5 40");
-    let is_anew = |report: &Report| {
-        report.processes.iter().any(|process| {
-            process.pid == child && process.state == State::Running && process.live_blocks == 5
-        })
+    let has_anew = |blocks| {
+        move |report: &Report| {
+            report.processes.iter().any(|process| {
+                process.pid == child && process.state == State::Running && process.live_blocks == blocks
+            })
+        }
     };
-    probe.report_with("the second child's blocks", is_anew);
+    // Before Linux 5.14 (these links came with 5.15) an element of a map is looked up and deleted in two steps: a record that
+    // is made in between, in the place of the first child's, goes with it.
+    if !doctor::has("perf_links") {
+        probe.report_with("the second child", has_anew(0));
+    }
+    victim.run("at 1 leak 5 40");
+    probe.report_with("the second child's blocks", has_anew(5));
     victim.run("at 1 free 9");
     let reports = probe.finish();
     let report = last(&reports);
