@@ -179,42 +179,29 @@ impl Session {
         let process = match Process::open(child) {
             Ok(process) if is_child_made_at(&process, at_ns) => process,
             Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
-                self.children.ghosts.keep(child, parent, had.seed, had.probes, had.guard);
-                return self.drop_child(child, born, Vec::new());
+                return self.leave_ghost((child, born), parent, had);
             }
             Err(error) => {
                 // What is said of one that ends at this moment is of many kinds.
                 if is_there(child) {
                     self.note("left_out", format!("left out: {error}"));
                 }
-                return self.drop_child(child, born, Vec::new());
+                return self.leave_ghost((child, born), parent, had);
             }
         };
-        // First of all: from now on, what it makes leaves its events alone.
-        let guard = had.guard.map_or_else(|| Guard::new(child), Ok).and_then(|guard| {
-            // It was made while probes went into its parent, and may not have them all; or by one that was no more than
-            // made itself, whose own it may have by now, and that one its.
-            let since = if had.is_guarded { at_ns } else { 0 };
-            seed::extend(&mut had.probes, child, since).map(|()| guard)
-        });
-        let guard = match guard {
-            Ok(guard) => guard,
-            Err(_) if process.has_ended().unwrap_or(true) || !is_there(child) => {
-                self.children.ghosts.keep(child, parent, had.seed, had.probes, None);
-                return self.drop_child(child, born, Vec::new());
-            }
-            Err(error) => {
+        if let Err(error) = had.put_into(child, at_ns) {
+            if !process.has_ended().unwrap_or(true) && is_there(child) {
                 self.note("left_out", format!("left out: {error:#}"));
-                return self.drop_child(child, born, Vec::new());
             }
-        };
+            return self.leave_ghost((child, born), parent, had);
+        }
         if !had.is_guarded {
             if self.has_ended(parent) && !perf::guards_descendants() {
                 self.children.doubtful.note(at_ns);
             }
             self.renew(parent);
         }
-        let (seed, probes) = (had.seed, had.probes);
+        let Inheritance { seed, probes, guard: Some(guard), .. } = had else { return Ok(()) };
         self.await_child(&process, born)?;
         if let Some(ranges) = &mut self.ranges {
             ranges.fork(parent, child, born);
@@ -232,6 +219,12 @@ impl Session {
         };
         self.children.pending.insert(child, pending);
         Ok(())
+    }
+
+    /// One that cannot be followed, most times because it has ended, leaves what it had to those that it has made.
+    fn leave_ghost(&mut self, (pid, born): (u32, u32), parent: u32, had: Inheritance) -> Result<()> {
+        self.children.ghosts.keep(pid, parent, had.seed, had.probes, had.guard);
+        self.drop_child(pid, born, Vec::new())
     }
 
     /// What a process of the session hands down to one that it has made at that time.

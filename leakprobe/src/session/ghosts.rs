@@ -3,7 +3,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::watched::{Guard, Seed};
+use anyhow::Result;
+
+use super::watched::{Guard, Seed, seed};
 use crate::probe::attach::{self, Attachment};
 
 /// Ghosts that are kept: those that they have made are told of in the same breath.
@@ -26,6 +28,20 @@ impl Inheritance {
     pub fn new(seed: Arc<Seed>, probes: Vec<Attachment>, guard: Option<&Guard>, at_ns: u64) -> Self {
         let is_guarded = guard.is_some_and(|guard| guard.covers(at_ns));
         Self { seed, probes, is_guarded, guard: guard.and_then(|guard| guard.handed_down(at_ns)) }
+    }
+
+    /// Puts into it what it may lack: a guard, and probes. On success it has a guard.
+    ///
+    /// # Errors
+    /// What the kernel said, or that it has ended.
+    pub fn put_into(&mut self, pid: u32, at_ns: u64) -> Result<()> {
+        // First of all: from now on, what it makes leaves its events alone.
+        if self.guard.is_none() {
+            self.guard = Some(Guard::new(pid)?);
+        }
+        // It was made while probes went into its parent, and may not have them all; or by one that was no more than made
+        // itself, whose own it may have by now, and that one its.
+        seed::extend(&mut self.probes, pid, if self.is_guarded { at_ns } else { 0 })
     }
 }
 

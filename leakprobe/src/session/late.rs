@@ -54,8 +54,8 @@ impl Doubtful {
     /// What to say of them.
     pub fn warning(&self) -> Option<Warning> {
         let text = format!(
-            "{} ended as soon as it had made another one (a daemon, `( command & )` in a shell): until leakprobe had seen to \
-             that one, at most {} ms, this kernel may have taken its probes, and blocks may be missing; Linux 6.13 leaves \
+            "{} made another one and ended at once (a daemon, `( command & )` in a shell): until leakprobe had seen to what \
+             was made, at most {} ms, this kernel may have taken its probes, and blocks may be missing; Linux 6.13 leaves \
              them",
             counted(self.number, "process"),
             self.longest_ns.div_ceil(1_000_000)

@@ -41,9 +41,14 @@ pub fn signed_count(change: i64) -> String {
     format!("{}{}", sign(change), count(change.unsigned_abs()))
 }
 
-/// A count and what is counted: `1 block`, `2 blocks`. For nouns that take an `s`.
+/// A count and what is counted: `1 block`, `2 blocks`. For nouns that take an `s`, or `es` after one.
 pub fn counted(value: u64, noun: &str) -> String {
-    format!("{} {noun}{}", count(value), if value == 1 { "" } else { "s" })
+    let plural = match value {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {noun}{plural}", count(value))
 }
 
 fn sign(change: i64) -> char {
@@ -120,5 +125,7 @@ mod tests {
         assert_eq!(counted(0, "block"), "0 blocks");
         assert_eq!(counted(1, "block"), "1 block");
         assert_eq!(counted(1_024, "block"), "1,024 blocks");
+        assert_eq!(counted(1, "process"), "1 process");
+        assert_eq!(counted(20, "process"), "20 processes");
     }
 }
