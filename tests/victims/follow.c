@@ -9,7 +9,8 @@
  * a program by vfork until it ends. `again I`: `fork`, until the child has the number that child I had, which has ended.
  * `daemon N SIZE`: by a child that ends at once, a process that leaks N blocks when `start DAEMONS` says so, and ends when
  * this one has. `hurry N SIZE`: one that leaks them from its first moment on, 2 ms apart, all of them and this one on one
- * processor, which its maker leaves to it before it ends; `leaked DAEMONS` waits for them. With arguments N SIZE: leaks N blocks, and ends. With one argument, it has had a thread when it is ready.
+ * processor, which its maker leaves to it before it ends; `leaked DAEMONS` waits for them. With arguments N SIZE: leaks N
+ * blocks, and ends. With one argument, it has had a thread when it is ready.
  */
 #define _GNU_SOURCE
 #include "victim.h"

@@ -174,7 +174,7 @@ fn rows(features: &Features) -> Vec<Row> {
             features.kernel_btf,
             "",
             "--kernel uses classic tracepoints, which cost more, and knows fewer caches by name; --follow uses one, whose \
-             runs some kernels skip, which reports say",
+             runs kernels with preemption can skip",
         ),
         row("kprobes", features.kprobes, "", if patches { "" } else { UNSEEN }),
         row("fentry", features.fentry, "", if features.kprobes { BREAKPOINTS } else { UNSEEN }),

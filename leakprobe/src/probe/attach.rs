@@ -146,9 +146,10 @@ impl Attachment {
     pub fn extend(&mut self, pid: u32, is_lacking: bool) -> Result<()> {
         let more = self.extended(pid)?;
         self.links.extend(more);
-        self.since_ns = 0;
         if is_lacking {
-            self.placed_ns = clock::monotonic_ns();
+            // Those that it has made meanwhile lack it, too.
+            self.since_ns = clock::monotonic_ns();
+            self.placed_ns = self.since_ns;
         }
         Ok(())
     }

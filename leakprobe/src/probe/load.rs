@@ -303,7 +303,7 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
     let with_tables = matches!(settings.unwinding, Unwinding::Auto | Unwinding::Tables);
     let mut loader = EbpfLoader::new();
     loader
-        // No program uses kernel types, and parsing the kernel's BTF takes longer than all the rest.
+        // No program uses kernel types, and aya takes longer to parse the kernel's BTF than for all the rest.
         .btf(None)
         // A program that is refused is loaded once more by `Relocated`, for the verifier's words.
         .verifier_log_level(VerifierLogLevel::DISABLE)
@@ -456,8 +456,9 @@ impl Globals {
 
 /// Where a new task has its number, and 0; without BTF, where its tracepoint's record has that, and the flags of clone.
 fn new_task_offsets() -> Result<(u64, u64)> {
-    let in_task =
-        Btf::of_this_kernel()?.and_then(|btf| btf.member(btf.find(Kind::Struct, "task_struct")?, "pid"));
+    // What cannot be read does as well as none.
+    let types = Btf::of_this_kernel().ok().flatten();
+    let in_task = types.and_then(|types| types.member(types.find(Kind::Struct, "task_struct")?, "pid"));
     if let Some(offset) = in_task {
         return Ok((offset, 0));
     }

@@ -1,6 +1,10 @@
 //! The maps that user space reads and writes, by name.
 
-use std::{collections::HashMap, mem::offset_of, os::fd::AsFd as _};
+use std::{
+    collections::HashMap,
+    mem::{self, offset_of},
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -26,8 +30,11 @@ use crate::{
 /// The maps of a loaded object.
 pub struct Maps {
     targets: BpfHashMap<MapData, u32, Target>,
+    targets_fd: OwnedFd,
     /// Of processes of a tree (`--follow`).
     kin: BpfHashMap<MapData, u32, Kin>,
+    /// Those whose target is gone.
+    kin_left: Vec<u32>,
     follows: bool,
     cookies: BpfHashMap<MapData, ProbeKey, u64>,
     stacks: BpfHashMap<MapData, u64, Stack>,
@@ -59,9 +66,13 @@ impl Maps {
     pub fn take(ebpf: &mut Ebpf, max_blocks: u32, max_stacks: u32, follows: bool) -> Result<(Self, Rings)> {
         let mut map =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"));
+        let targets = map("TARGETS")?;
+        let targets_fd = map_data(&targets).ok_or_else(|| anyhow!("TARGETS is no hash map"))?.fd().as_fd();
         let maps = Self {
-            targets: BpfHashMap::try_from(map("TARGETS")?)?,
+            targets_fd: targets_fd.try_clone_to_owned().context("failed to copy a map's descriptor")?,
+            targets: BpfHashMap::try_from(targets)?,
             kin: BpfHashMap::try_from(map("KIN")?)?,
+            kin_left: Vec::new(),
             follows,
             cookies: BpfHashMap::try_from(map("COOKIES")?)?,
             stacks: BpfHashMap::try_from(map("STACKS")?)?,
@@ -123,16 +134,30 @@ impl Maps {
         if self.target(tgid)?.is_none_or(|target| target.born != born) {
             return Ok(());
         }
-        if self.follows {
-            // It need not be there.
-            let _ = self.kin.remove(&tgid);
+        let context = || format!("failed to drop process {tgid}, which has ended");
+        let (targets, key, mut value) =
+            (self.targets_fd.as_fd(), tgid.to_ne_bytes(), [0; size_of::<Target>()]);
+        if bpf::take(targets, &key, &mut value).with_context(context)?
+            && value[offset_of!(Target, born)..][..size_of::<u32>()] != born.to_ne_bytes()
+        {
+            // Another process was made meanwhile.
+            bpf::insert(targets, &key, &value).with_context(context)?;
+        } else if self.follows {
+            self.kin_left.push(tgid);
         }
-        match self.targets.remove(&tgid) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => {
-                Err(error).with_context(|| format!("failed to drop process {tgid}, which has ended"))
+        Ok(())
+    }
+
+    /// Deletes what processes of a tree held that are targets no more: not at once, since the next one of the number has its
+    /// own before it is a target.
+    pub fn sweep_kin(&mut self) -> Result<()> {
+        for tgid in mem::take(&mut self.kin_left) {
+            if self.target(tgid)?.is_none() {
+                // It need not be there.
+                let _ = self.kin.remove(&tgid);
             }
         }
+        Ok(())
     }
 
     /// Outstanding blocks that there is room for.
@@ -253,21 +278,20 @@ impl Maps {
         let data = map_data(&self.blocks).ok_or_else(|| anyhow!("BLOCKS is no hash map"))?.fd().as_fd();
         let mut deleted: HashMap<u64, Dropped> = HashMap::new();
         for key in old {
-            let mut name = [0; decode::BLOCK_KEY_BYTES];
-            name[..8].copy_from_slice(&key.address.to_ne_bytes());
-            name[8..12].copy_from_slice(&key.tgid.to_ne_bytes());
+            let mut bytes = [0; decode::BLOCK_KEY_BYTES];
+            bytes[..8].copy_from_slice(&key.address.to_ne_bytes());
+            bytes[8..12].copy_from_slice(&key.tgid.to_ne_bytes());
             let mut value = vec![0; decode::BLOCK_BYTES];
-            if !bpf::take(data, &name, &mut value)? {
+            if !bpf::take(data, &bytes, &mut value)? {
                 continue;
             }
             let value = Bytes::from(value);
             let Some(block) = decode::block(&mut value.clone()) else { continue };
-            if is_gone(&key, &block) {
+            // A process of the same number, or its new program, may have been given that address meanwhile. If it has been given
+            // it once more since, that record is the one that counts; if it has freed it in between, it seems to live. One that
+            // cannot be put back, for lack of room, is lost.
+            if is_gone(&key, &block) || bpf::insert(data, &bytes, &value).is_err() {
                 deleted.entry(block.stack).or_default().add(Dropped { blocks: 1, bytes: block.size });
-            } else {
-                // A process of the same number, or its new program, has been given that address meanwhile. If it has been
-                // given it once more since, that record is the one that counts.
-                bpf::insert(data, &name, &value)?;
             }
         }
         Ok(deleted)

@@ -63,13 +63,20 @@ fn why_skipped(program: &str) -> &'static str {
         | "free_enter" | "floor_enter" | "floor_return" => {
             "another one was running on that CPU; stop other tracers of this process"
         }
-        "process_exec" | "process_fork" | "process_born" | "thread_exit" => {
-            "another task was preempted in it, or in a call on a BPF map, on that CPU; a child, a program or a thread's \
-             end was not noticed each time"
+        "process_exec" => {
+            "another task was preempted in it on that CPU; as many new programs were not noticed"
+        }
+        "process_fork" => "another task was preempted in it on that CPU; as many children were not noticed",
+        "process_born" => {
+            "another task was preempted in a call on a BPF map on that CPU; as many children were not noticed"
+        }
+        "thread_exit" => {
+            "another task was preempted in it on that CPU; as many ends of threads were not noticed"
         }
         "mmap_enter" | "mmap_looped" | "mremap_enter" | "mremap_looped" | "munmap_enter" | "brk_enter"
         | "brk_looped" | "range_exit" => {
-            "another task was preempted in a call on a BPF map on that CPU; as many ranges may be missing, or be gone"
+            "another task was preempted in a call on a BPF map on that CPU; as many ranges may be missing, or shown \
+             that are gone"
         }
         // On the kernel's own functions.
         _ => {
@@ -349,8 +356,8 @@ mod tests {
                 ),
                 (
                     "recursion_misses",
-                    "1 run of the BPF program process_fork skipped by the kernel: another task was preempted in it, or in \
-                     a call on a BPF map, on that CPU; a child, a program or a thread's end was not noticed each time"
+                    "1 run of the BPF program process_fork skipped by the kernel: another task was preempted in it on \
+                     that CPU; as many children were not noticed"
                 ),
             ]
         );

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     drain::decode::CopiedStack,
     probe::attach::{self, Attachment, Probed},
+    report::model::Warning,
     sys::{clock, perf, ready},
     target::process::{Process, TargetError},
 };
@@ -66,8 +67,7 @@ pub struct Children {
     gone: Option<Site>,
     early: VecDeque<CopiedStack>,
     ghosts: Ghosts,
-    /// Those whose probes the kernel may have taken for a while.
-    pub doubtful: Doubtful,
+    doubtful: Doubtful,
     /// Where the ends of processes are told.
     pub over: Option<mpsc::UnboundedSender<Over>>,
 }
@@ -91,6 +91,11 @@ impl Children {
     /// What the sites of children have allocated and freed that are not there any more.
     pub fn gone(&self) -> Option<Site> {
         self.gone
+    }
+
+    /// What to say of those whose probes the kernel may have taken for a while.
+    pub fn doubts(&self) -> Option<Warning> {
+        self.doubtful.warning()
     }
 
     /// Whether none waits to be taken in.
@@ -174,34 +179,38 @@ impl Session {
         }
         self.children.ghosts.forget(child);
         let Some(mut had) = self.inheritance(parent, at_ns) else {
+            if is_there(child) {
+                let text = format!("left out: process {child}: what has made it is not known any more");
+                self.note("left_out", text);
+            }
             return self.drop_child(child, born, Vec::new());
         };
         let process = match Process::open(child) {
             Ok(process) if is_child_made_at(&process, at_ns) => process,
             Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
-                return self.leave_ghost((child, born), parent, had);
+                return self.leave_ghost((child, born), (parent, at_ns), had);
             }
             Err(error) => {
                 // What is said of one that ends at this moment is of many kinds.
                 if is_there(child) {
                     self.note("left_out", format!("left out: {error}"));
                 }
-                return self.leave_ghost((child, born), parent, had);
+                return self.leave_ghost((child, born), (parent, at_ns), had);
             }
         };
         if let Err(error) = had.put_into(child, at_ns) {
             if !process.has_ended().unwrap_or(true) && is_there(child) {
                 self.note("left_out", format!("left out: {error:#}"));
             }
-            return self.leave_ghost((child, born), parent, had);
+            return self.leave_ghost((child, born), (parent, at_ns), had);
         }
         if !had.is_guarded {
-            if self.has_ended(parent) && !perf::guards_descendants() {
-                self.children.doubtful.note(at_ns);
-            }
-            self.renew(parent);
+            let has_ended = self.has_ended(parent);
+            self.doubt(parent, has_ended, at_ns);
         }
-        let Inheritance { seed, probes, guard: Some(guard), .. } = had else { return Ok(()) };
+        let Inheritance { seed, probes, guard: Some(guard), .. } = had else {
+            return self.drop_child(child, born, Vec::new());
+        };
         self.await_child(&process, born)?;
         if let Some(ranges) = &mut self.ranges {
             ranges.fork(parent, child, born);
@@ -222,7 +231,15 @@ impl Session {
     }
 
     /// One that cannot be followed, most times because it has ended, leaves what it had to those that it has made.
-    fn leave_ghost(&mut self, (pid, born): (u32, u32), parent: u32, had: Inheritance) -> Result<()> {
+    fn leave_ghost(
+        &mut self,
+        (pid, born): (u32, u32),
+        (parent, at_ns): (u32, u64),
+        had: Inheritance,
+    ) -> Result<()> {
+        if !had.is_guarded {
+            self.doubt(parent, true, at_ns);
+        }
         self.children.ghosts.keep(pid, parent, had.seed, had.probes, had.guard);
         self.drop_child(pid, born, Vec::new())
     }
@@ -254,13 +271,19 @@ impl Session {
         process.is_none_or(|process| process.has_ended().unwrap_or(true))
     }
 
-    /// Makes sure of a process's probes, which may be in one by now that it made too soon.
-    fn renew(&mut self, pid: u32) {
-        if let Some(pending) = self.children.pending.get_mut(&pid) {
-            // One that has ended needs none.
-            let _ = seed::extend(&mut pending.probes, pid, 0);
-        } else if let Some(index) = self.index_of(pid).filter(|&index| !self.watched[index].has_ended()) {
-            self.watched[index].renew_probes();
+    /// A process was made at that time by one that had no guard: their events may have been exchanged. Makes sure of the
+    /// maker's probes, which may be the other one's by now.
+    fn doubt(&mut self, maker: u32, has_one_ended: bool, at_ns: u64) {
+        if has_one_ended && !perf::guards_descendants() {
+            self.children.doubtful.note(at_ns);
+        }
+        if let Some(pending) = self.children.pending.get_mut(&maker) {
+            if pending.guard.asks_for_renewal() {
+                // One that has ended needs none.
+                let _ = seed::extend(&mut pending.probes, maker, 0);
+            }
+        } else if let Some(index) = self.index_of(maker).filter(|&index| !self.watched[index].has_ended()) {
+            self.watched[index].renew_probes_once();
         }
     }
 
@@ -351,9 +374,11 @@ impl Session {
         }
         if self.index_of(pid).is_none() && !self.has_room() {
             self.crowd_out(pid);
-            return self.drop_child(pid, born, pending.stacks);
+            return self.drop_pending(pid, pending);
         }
         let (start, stacks) = (pending.process.start_time(), pending.stacks.clone());
+        let (parent, seed) = (pending.parent, Arc::clone(&pending.seed));
+        let probes = attach::share(&pending.probes);
         match self.take_in_place(pending, &target) {
             Ok(index) => {
                 self.forget_replaced(pid, target.generation)?;
@@ -367,6 +392,7 @@ impl Session {
                 if is_there && self.members.leave_out(pid) {
                     self.note("left_out", format!("left out: {error:#}"));
                 }
+                self.children.ghosts.keep(pid, parent, seed, probes, None);
                 self.drop_child(pid, born, stacks)
             }
         }

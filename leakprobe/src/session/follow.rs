@@ -115,6 +115,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             }
             _ = samples.tick() => {
                 session.sample();
+                session.maps.sweep_kin()?;
                 session.take_in_children()?;
                 for index in session.admit()? {
                     await_end(&session, index, &exited)?;

@@ -1,5 +1,5 @@
-//! With `--follow`: children that had ended when they were told of. What they have made lives on: a daemon's first child makes
-//! it, and is gone at once.
+//! With `--follow`: children that had ended when they were told of, or before they were taken in, and those that could not
+//! be. What they have made lives on: a daemon's first child makes it, and is gone at once.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -47,13 +47,18 @@ impl Inheritance {
 
 /// By number.
 #[derive(Default)]
-pub struct Ghosts(HashMap<u32, Ghost>);
+pub struct Ghosts {
+    by_pid: HashMap<u32, Ghost>,
+    /// How many there were.
+    count: u64,
+}
 
 struct Ghost {
     seed: Arc<Seed>,
     probes: Vec<Attachment>,
     guard: Option<Guard>,
     parent: u32,
+    number: u64,
 }
 
 impl Ghosts {
@@ -66,15 +71,17 @@ impl Ghosts {
         probes: Vec<Attachment>,
         guard: Option<Guard>,
     ) {
-        if self.0.len() >= MAX_GHOSTS {
-            self.0.clear();
+        if self.by_pid.len() >= MAX_GHOSTS {
+            let oldest = self.by_pid.iter().min_by_key(|(_, ghost)| ghost.number).map(|(&pid, _)| pid);
+            oldest.map(|pid| self.by_pid.remove(&pid));
         }
-        self.0.insert(pid, Ghost { seed, probes, guard, parent });
+        self.count += 1;
+        self.by_pid.insert(pid, Ghost { seed, probes, guard, parent, number: self.count });
     }
 
     /// What one that it has made at that time has from it.
     pub fn inheritance(&self, pid: u32, at_ns: u64) -> Option<Inheritance> {
-        self.0.get(&pid).map(|ghost| {
+        self.by_pid.get(&pid).map(|ghost| {
             let (seed, probes) = (Arc::clone(&ghost.seed), attach::share(&ghost.probes));
             Inheritance::new(seed, probes, ghost.guard.as_ref(), at_ns)
         })
@@ -82,16 +89,16 @@ impl Ghosts {
 
     /// Which process has made it.
     pub fn parent(&self, pid: u32) -> Option<u32> {
-        self.0.get(&pid).map(|ghost| ghost.parent)
+        self.by_pid.get(&pid).map(|ghost| ghost.parent)
     }
 
     /// Its number is another one's.
     pub fn forget(&mut self, pid: u32) {
-        self.0.remove(&pid);
+        self.by_pid.remove(&pid);
     }
 
     /// Lets go of all.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.by_pid.clear();
     }
 }

@@ -37,7 +37,8 @@ pub fn warnings(watched: &[Watched], unseen: u64) -> Vec<Warning> {
     warnings
 }
 
-/// Children whose probes the kernel may have taken until they had some of their own: see [`perf::open_guard`].
+/// Processes that were made by one without a guard, and one of both has ended: the kernel may have exchanged their probes
+/// (see [`crate::sys::perf::open_guard`]).
 #[derive(Default)]
 pub struct Doubtful {
     number: u64,
@@ -45,7 +46,7 @@ pub struct Doubtful {
 }
 
 impl Doubtful {
-    /// Notes one that was made at that time, `CLOCK_MONOTONIC` nanoseconds, and has its own from now on.
+    /// Notes one that was made at that time, `CLOCK_MONOTONIC` nanoseconds; those that go on have probes of their own now.
     pub fn note(&mut self, made_ns: u64) {
         self.number += 1;
         self.longest_ns = self.longest_ns.max(clock::monotonic_ns().saturating_sub(made_ns));
@@ -54,9 +55,9 @@ impl Doubtful {
     /// What to say of them.
     pub fn warning(&self) -> Option<Warning> {
         let text = format!(
-            "{} made another one and ended at once (a daemon, `( command & )` in a shell): until leakprobe had seen to what \
-             was made, at most {} ms, this kernel may have taken its probes, and blocks may be missing; Linux 6.13 leaves \
-             them",
+            "{} made before leakprobe had seen to the maker, of which one or the other has ended (daemons, `( command & )` in \
+             a shell): until it had, at most {} ms, this kernel may have taken the probes of the one that goes on, and \
+             blocks may be missing; Linux 6.13 leaves them",
             counted(self.number, "process"),
             self.longest_ns.div_ceil(1_000_000)
         );

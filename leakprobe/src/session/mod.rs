@@ -414,7 +414,7 @@ impl Session {
         all.extend(self.unmatched_prefixes());
         all.extend(self.unmatched_objects());
         all.extend(late::crowded_out(&self.crowded_out, self.room));
-        all.extend(self.children.doubtful.warning());
+        all.extend(self.children.doubts());
         all.extend(late::warnings(&self.watched, self.unseen));
         all.extend(self.unwinding.warnings());
         all.extend(self.watched.iter().flat_map(Watched::warnings));

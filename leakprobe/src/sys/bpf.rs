@@ -271,7 +271,8 @@ pub fn link_perf_event(program: BorrowedFd<'_>, event: BorrowedFd<'_>, cookie: u
     command(bpf_cmd::BPF_LINK_CREATE, &mut attributes).map(owned)
 }
 
-/// How often the kernel skipped the program because it was running already on that CPU.
+/// How often the kernel skipped the program because it, or for some kinds any program or a call on a map, was under way on
+/// that CPU already. Not all kernels count: before 6.7 not those of classic tracepoints.
 pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: plain integers and arrays of them.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };

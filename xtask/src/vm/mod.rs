@@ -57,7 +57,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["shell", "filter"])]
     self_test: bool,
     /// Longest time for one guest, s
-    #[arg(long, value_name = "SECONDS", default_value_t = 2400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
     /// Guests that run at the same time [default: one for each two processors, at least two]
     #[arg(long, value_name = "N")]

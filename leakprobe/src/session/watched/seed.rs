@@ -38,6 +38,8 @@ pub struct Guard {
     threads: Threads,
     /// Since when, `CLOCK_MONOTONIC` nanoseconds; `None`: since it was made.
     since_ns: Option<u64>,
+    /// Whether the process's probes were put in once more since then.
+    is_renewed: bool,
 }
 
 impl Guard {
@@ -46,7 +48,8 @@ impl Guard {
     /// # Errors
     /// What the kernel said.
     pub fn new(pid: u32) -> Result<Self> {
-        Ok(Self { threads: inherited::guard(pid)?, since_ns: Some(clock::monotonic_ns()) })
+        let threads = inherited::guard(pid)?;
+        Ok(Self { threads, since_ns: Some(clock::monotonic_ns()), is_renewed: false })
     }
 
     /// Whether a process that was made at that time has events of its own, and leaves the other's alone: also where its
@@ -59,7 +62,12 @@ impl Guard {
     pub fn handed_down(&self, at_ns: u64) -> Option<Self> {
         let was_there = self.since_ns.is_none_or(|since_ns| since_ns < before_fork(at_ns));
         let is_handed_down = perf::guards_descendants() && was_there;
-        is_handed_down.then(|| Self { threads: Arc::clone(&self.threads), since_ns: None })
+        is_handed_down.then(|| Self { threads: Arc::clone(&self.threads), since_ns: None, is_renewed: false })
+    }
+
+    /// Whether the process's probes are to be put in once more: the first time that this is asked.
+    pub fn asks_for_renewal(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_renewed, true)
     }
 }
 
@@ -147,6 +155,13 @@ impl Watched {
     /// Makes sure of all of its probes: those that it has inherited may have been exchanged for another process's.
     pub fn renew_probes(&mut self) {
         self.extend_probes(0);
+    }
+
+    /// The same, the first time since it has its guard.
+    pub fn renew_probes_once(&mut self) {
+        if self.guard.as_mut().is_none_or(Guard::asks_for_renewal) {
+            self.renew_probes();
+        }
     }
 }
 
