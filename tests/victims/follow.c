@@ -9,8 +9,10 @@
  * a program by vfork until it ends. `again I`: `fork`, until the child has the number that child I had, which has ended.
  * `daemon N SIZE`: by a child that ends at once, a process that leaks N blocks when `start DAEMONS` says so, and ends when
  * this one has. `hurry N SIZE`: one that leaks them from its first moment on, 2 ms apart, all of them and this one on one
- * processor, which its maker leaves to it before it ends; `leaked DAEMONS` waits for them. With arguments N SIZE: leaks N
- * blocks, and ends. With one argument, it has had a thread when it is ready.
+ * processor, which its maker leaves to it before it ends; `leaked DAEMONS` waits for them.
+ * `descend DEPTH N SIZE PROGRAM`: a child that executes the program, which makes a child at once, and that one the next, DEPTH
+ * times; each leaks N blocks when `start` says so. With arguments N SIZE: leaks N blocks, and ends. With one argument, it
+ * has had a thread when it is ready.
  */
 #define _GNU_SOURCE
 #include "victim.h"
@@ -101,7 +103,12 @@ static void spawn(const char *program)
     MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
 }
 
-static int start[2], leaked[2];
+static int hold[2], start[2], leaked[2];
+
+static void make_pipes(void)
+{
+    MUST(hold[1] || (pipe(hold) == 0 && pipe(start) == 0 && pipe(leaked) == 0));
+}
 
 static void await_leaks(long number)
 {
@@ -136,10 +143,10 @@ static void leak_slowly(long number, size_t size)
 
 static void daemonize(long number, size_t size, int in_a_hurry)
 {
-    static int hold[2];
     int told[2], status;
     char byte = 0;
-    MUST((hold[1] || (pipe(hold) == 0 && pipe(start) == 0 && pipe(leaked) == 0)) && pipe(told) == 0);
+    make_pipes();
+    MUST(pipe(told) == 0);
     pid_t child = fork();
     MUST(child >= 0);
     if (child == 0) {
@@ -163,6 +170,42 @@ static void daemonize(long number, size_t size, int in_a_hurry)
     }
     MUST(waitpid(child, &status, 0) == child && status == 0 && read(told[0], &byte, 1) == 1);
     MUST(close(told[0]) == 0 && close(told[1]) == 0);
+}
+
+enum { DESCENDANT = 7 };
+
+static void descend(long depth, long number, long size, const char *program)
+{
+    char words[6][24];
+    long values[6];
+    make_pipes();
+    pid_t child = fork();
+    MUST(child >= 0);
+    if (child == 0) {
+        setsid();
+        close(hold[1]);
+        memcpy(values, (long[]){number, size, depth, start[0], leaked[1], hold[0]}, sizeof values);
+        for (int i = 0; i < 6; i++)
+            snprintf(words[i], sizeof words[i], "%ld", values[i]);
+        execl(program, program, words[0], words[1], words[2], words[3], words[4], words[5], NULL);
+        MUST(0);
+    }
+    await_leaks(depth + 1);
+}
+
+static void be_descendants(char **words)
+{
+    char byte = 0;
+    int from = atoi(words[4]), to = atoi(words[5]), until = atoi(words[6]);
+    for (long i = 0; i < atol(words[3]); i++) {
+        pid_t child = fork();
+        MUST(child >= 0);
+        if (child > 0)
+            break;
+    }
+    MUST(write(to, &byte, 1) == 1 && read(from, &byte, 1) == 1);
+    leak(atol(words[1]), (size_t)atol(words[2]));
+    MUST(write(to, &byte, 1) == 1 && read(until, &byte, 1) == 0);
 }
 
 /* A child of this number, or of any; others that begin at the same time can take it. */
@@ -286,6 +329,8 @@ static void serve(void)
         } else if (victim_is("hurry")) {
             stay_here();
             daemonize(victim_number(1), (size_t)victim_number(2), 1);
+        } else if (victim_is("descend")) {
+            descend(victim_number(1), victim_number(2), victim_number(3), victim_word(4));
         } else if (victim_is("start")) {
             start_daemons(victim_number(1));
         } else if (victim_is("leaked")) {
@@ -331,6 +376,10 @@ int main(int arguments, char **words)
         leak(atol(words[1]), (size_t)atol(words[2]));
         /* Long enough to be seen. */
         usleep(300000);
+        return 0;
+    }
+    if (arguments == DESCENDANT) {
+        be_descendants(words);
         return 0;
     }
     /* What libc keeps of a thread's stack, it takes for the first one. */

@@ -56,8 +56,8 @@ impl Doubtful {
     pub fn warning(&self) -> Option<Warning> {
         let text = format!(
             "{} made before leakprobe had seen to the maker, of which one or the other has ended (daemons, `( command & )` in \
-             a shell): until it had, at most {} ms, this kernel may have taken the probes of the one that goes on, and \
-             blocks may be missing; Linux 6.13 leaves them",
+             a shell): until it had, at most {} ms, and seldom for good, this kernel may have taken the probes of the one \
+             that goes on, and blocks may be missing; Linux 6.13 leaves them",
             counted(self.number, "process"),
             self.longest_ns.div_ceil(1_000_000)
         );

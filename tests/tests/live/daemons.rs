@@ -6,7 +6,7 @@ use std::io::Write as _;
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::{Report, State};
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{kernel, skip};
+use leakprobe_tests::{compile, kernel, skip};
 
 use crate::{doctor, last};
 
@@ -57,6 +57,29 @@ fn daemons_have_their_probes_from_their_first_moment() {
         // Which of them are whole is chance there; that not all may be is said.
         assert!(report.warns("probes_in_doubt"), "{:?}", report.warnings);
     }
+    kernel::check_gone();
+    victim.quit();
+}
+
+/// Its allocator is another one than its maker's: its probes come when leakprobe has looked at it, and by then there are those
+/// that it has made.
+#[test]
+fn what_a_program_makes_before_it_is_looked_at_has_its_probes() {
+    const DEPTH: u64 = 4;
+    let mut victim = Victim::start("follow", &[]);
+    let program = compile::victim("follow_static").display().to_string();
+    let mut probe = Probe::attach(victim.pid(), &["--follow", "--interval", "300ms"]);
+    // In the first five seconds all that is made is given probes of its own, which the parent's making could have missed.
+    probe.report_with("what is not of the first seconds", |report| report.elapsed_seconds > 6.0);
+    victim.run(&format!("descend {DEPTH} 20 30 {program}"));
+    let members = DEPTH as usize + 2;
+    probe.report_with("all of them", |report| report.processes.len() == members);
+    victim.run(&format!("start {}", DEPTH + 1));
+    let reports = probe.finish();
+    let report = last(&reports);
+    let leaked = report.sums_of(&["leak"]);
+    assert_eq!((leaked.blocks, leaked.bytes), ((DEPTH + 1) * 20, (DEPTH + 1) * 600), "{}", report.digest());
+    assert!(report.warns("met_late"), "{:?}", report.warnings);
     kernel::check_gone();
     victim.quit();
 }
