@@ -79,6 +79,8 @@ struct Pending {
     /// gone by that.
     executed_ns: u64,
     is_replaced: bool,
+    /// Whether it was not taken in because that had not been told.
+    is_put_off: bool,
     parent: u32,
     seed: Arc<Seed>,
     probes: Vec<Attachment>,
@@ -219,6 +221,7 @@ impl Session {
             process,
             executed_ns: 0,
             is_replaced: false,
+            is_put_off: false,
             parent,
             seed,
             probes,
@@ -365,6 +368,14 @@ impl Session {
         if target.owner != pid {
             return Ok(());
         }
+        // When it has executed its program is about to be told: whether its probes were there by then depends on that.
+        if target.flags & Target::FORKED == 0
+            && let Some(pending) = self.children.pending.get_mut(&pid)
+            && pending.executed_ns == 0
+            && !mem::replace(&mut pending.is_put_off, true)
+        {
+            return Ok(());
+        }
         let Some(pending) = self.children.pending.remove(&pid) else { return Ok(()) };
         let born = pending.born;
         if target.born != born || pending.process.has_ended().unwrap_or(true) {
@@ -415,7 +426,7 @@ impl Session {
 
     /// Gives a child a place.
     fn take_in_place(&mut self, pending: Pending, target: &Target) -> Result<usize> {
-        let Pending { process, executed_ns, is_replaced, parent, seed, probes, guard, born, stacks } =
+        let Pending { process, executed_ns, is_replaced, parent, seed, probes, guard, born, stacks, .. } =
             pending;
         if let Some(refusal) = watched::seccomp_refusal(&process)?
             && !self.options.allow_return_probes_under_seccomp

@@ -107,6 +107,9 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             }
             () = &mut over => break End::DurationOver,
             _ = reports.tick() => {
+                if session.options.follow {
+                    take_events(&mut session, events.get_mut())?;
+                }
                 session.take_in_children()?;
                 session.look_at_all()?;
                 if session.report(Occasion::Interval)? == Reader::Gone {
@@ -116,6 +119,9 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
             _ = samples.tick() => {
                 session.sample();
                 session.maps.sweep_kin()?;
+                if session.options.follow {
+                    take_events(&mut session, events.get_mut())?;
+                }
                 session.take_in_children()?;
                 for index in session.admit()? {
                     await_end(&session, index, &exited)?;
