@@ -188,7 +188,9 @@ impl Session {
             return self.drop_child(child, born, Vec::new());
         };
         let process = match Process::open(child) {
-            Ok(process) if is_child_made_at(&process, at_ns) => process,
+            Ok(process) if is_child_made_at(&process, at_ns) && self.may_have_made(parent, &process) => {
+                process
+            }
             Ok(_) | Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => {
                 return self.leave_ghost((child, born), (parent, at_ns), had);
             }
@@ -267,11 +269,24 @@ impl Session {
         self.children.has(pid) || self.index_of(pid).is_none_or(|index| self.watched[index].has_ended())
     }
 
+    /// A process of the session, with a place or without.
+    fn process_of(&self, pid: u32) -> Option<&Process> {
+        let pending = self.children.pending.get(&pid).map(|pending| &pending.process);
+        pending.or_else(|| Some(self.watched[self.index_of(pid)?].process()))
+    }
+
     /// Whether a process of the session has ended.
     fn has_ended(&self, pid: u32) -> bool {
-        let pending = self.children.pending.get(&pid).map(|pending| &pending.process);
-        let process = pending.or_else(|| Some(self.watched[self.index_of(pid)?].process()));
-        process.is_none_or(|process| process.has_ended().unwrap_or(true))
+        self.process_of(pid).is_none_or(|process| process.has_ended().unwrap_or(true))
+    }
+
+    /// Whether a process can be one that another one has made: its child, or with `CLONE_PARENT` its sibling, unless that one
+    /// has ended and left it to others.
+    fn may_have_made(&self, maker: u32, process: &Process) -> bool {
+        let parent = process.parent();
+        parent == maker
+            || self.process_of(maker).is_none_or(|maker| maker.parent() == parent)
+            || self.has_ended(maker)
     }
 
     /// A process was made at that time by one that had no guard: their events may have been exchanged. Makes sure of the

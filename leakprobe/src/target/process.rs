@@ -51,6 +51,8 @@ pub struct Process {
     pid: u32,
     /// Clock ticks since boot.
     start_time: u64,
+    /// Process number of its parent when it was opened.
+    parent: u32,
     /// `/proc/PID`.
     directory: OwnedFd,
     pidfd: OwnedFd,
@@ -94,7 +96,8 @@ impl Process {
         refusal::check_state(pid, &stat, &status)?;
 
         let pidfd = pidfd_open(raw_pid).map_err(|e| TargetError::from_io(pid, "take hold of", e))?;
-        let process = Self { pid, start_time: stat.starttime, directory, pidfd };
+        let parent = u32::try_from(stat.ppid).unwrap_or_default();
+        let process = Self { pid, start_time: stat.starttime, parent, directory, pidfd };
         // The number cannot have changed hands while its first owner still answers.
         process.same_process().map_err(|e| TargetError::from_io(pid, "take hold of", e))?;
         process.check_program(&stat)?;
@@ -109,6 +112,11 @@ impl Process {
     /// When it started, clock ticks since boot: with the PID, its identity.
     pub fn start_time(&self) -> u64 {
         self.start_time
+    }
+
+    /// Process number of the one that was its parent when it was opened; 0 where that is in another PID namespace.
+    pub fn parent(&self) -> u32 {
+        self.parent
     }
 
     /// Becomes readable when the process ends.
