@@ -144,17 +144,12 @@ impl Watched {
         Ok(watched)
     }
 
-    /// Puts those of its parent's probes into it that were not in place yet when it was made.
-    pub fn extend_probes(&mut self, born_ns: u64) {
-        if let Err(error) = extend(&mut self.attachments, self.process.pid(), born_ns) {
+    /// Makes sure of all of its probes: those that it has inherited may have been exchanged for another process's.
+    pub fn renew_probes(&mut self) {
+        if let Err(error) = extend(&mut self.attachments, self.process.pid(), 0) {
             let pid = self.pid();
             self.fail(format!("process {pid}: {error:#}; some of its blocks may not be recorded"));
         }
-    }
-
-    /// Makes sure of all of its probes: those that it has inherited may have been exchanged for another process's.
-    pub fn renew_probes(&mut self) {
-        self.extend_probes(0);
     }
 
     /// The same, the first time since it has its guard.
