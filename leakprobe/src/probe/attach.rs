@@ -86,6 +86,17 @@ enum Link {
     },
 }
 
+/// What a process may not have of the probes of the one that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    /// It is not known to lack them.
+    Nothing,
+    /// They may have been exchanged for another one's.
+    Perhaps,
+    /// They were not in place when it was made.
+    Certainly,
+}
+
 /// The same probes for a child, which has inherited them: they stay in as long as one of both has them. Those that are not
 /// inherited are left out.
 pub fn share(attachments: &[Attachment]) -> Vec<Attachment> {
@@ -138,17 +149,18 @@ impl Attachment {
         self.since_ns
     }
 
-    /// Puts the probes into a process that may have been made before they were in place in the one that made it.
-    /// `is_lacking`: that it was.
+    /// Puts the probes into a process that may lack them.
     ///
     /// # Errors
     /// Names the process and the cause.
-    pub fn extend(&mut self, pid: u32, is_lacking: bool) -> Result<()> {
+    pub fn extend(&mut self, pid: u32, lacking: Lacking) -> Result<()> {
         let more = self.extended(pid)?;
         self.links.extend(more);
-        if is_lacking {
+        if lacking != Lacking::Nothing {
             // Those that it has made meanwhile lack it, too.
             self.since_ns = clock::monotonic_ns();
+        }
+        if lacking == Lacking::Certainly {
             self.placed_ns = self.since_ns;
         }
         Ok(())
@@ -206,9 +218,13 @@ impl Order {
 
 /// With `--follow`: arranges an object's probes in events, and says what the map of cookies must hold before these are
 /// put in.
-pub fn arrange(loaded: &mut Loaded, probes: &[PlannedProbe]) -> (Vec<Arranged>, Vec<(ProbeKey, Cookie)>) {
+pub fn arrange(
+    loaded: &mut Loaded,
+    object: FileId,
+    probes: &[PlannedProbe],
+) -> (Vec<Arranged>, Vec<(ProbeKey, Cookie)>) {
     let Some(definitions) = &mut loaded.inherited else { return (Vec::new(), Vec::new()) };
-    let arranged = definitions.arrange(&Order::of(probes).roles());
+    let arranged = definitions.arrange(object, &Order::of(probes).roles());
     let cookies = definitions.cookies(&arranged);
     (arranged, cookies)
 }
@@ -219,13 +235,13 @@ pub fn arrange(loaded: &mut Loaded, probes: &[PlannedProbe]) -> (Vec<Arranged>, 
 /// # Errors
 /// Names the process and the cause. Nothing is left attached.
 pub fn attach_inherited(
-    loaded: &Loaded,
+    loaded: &mut Loaded,
     (of, file): (Probed, BorrowedFd<'_>),
     pid: u32,
     arranged: &[Arranged],
 ) -> Result<Attachment> {
-    let definitions = loaded.inherited.as_ref().context("there are no programs for events")?;
-    let events = definitions.attach(file, pid, arranged)?;
+    let definitions = loaded.inherited.as_mut().context("there are no programs for events")?;
+    let events = definitions.attach((of.object, file), pid, arranged)?;
     let links = events.into_iter().map(|(event, threads)| Link::Inherited { threads, event }).collect();
     let since_ns = clock::monotonic_ns();
     Ok(Attachment { of, links, since_ns, placed_ns: since_ns, is_foreseen: false })

@@ -12,7 +12,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
     thread,
     time::Duration,
 };
@@ -24,7 +24,10 @@ use super::{
     attach::{KTHREADD, PlannedProbe, Role},
     load::UprobePrograms,
 };
-use crate::sys::{bpf, limits, perf, tracepoint::TraceFs};
+use crate::{
+    sys::{bpf, limits, perf, tracepoint::TraceFs},
+    target::space::FileId,
+};
 
 /// Perf events that one process may take: with 3 an object, those of 2,700 threads. Each is a descriptor of leakprobe's,
 /// and one step of the kernel's search at each hit.
@@ -49,14 +52,26 @@ pub struct Definitions {
     with_cookies: bool,
     /// Of the last event.
     number: u64,
+    /// The events that are there, or have been.
+    events: Vec<Known>,
+}
+
+/// An event that other processes which map its object may share: each of its own would be one more that the kernel asks at
+/// every hit in any of them, and takes the kernel a tenth of a second to take away.
+struct Known {
+    object: FileId,
+    role: Role,
+    probes: Vec<PlannedProbe>,
+    event: Weak<Event>,
 }
 
 /// Functions of an object that one event stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arranged {
     role: Role,
     number: u64,
     probes: Vec<PlannedProbe>,
+    /// The event, where it is there for another process.
+    event: Option<Arc<Event>>,
 }
 
 /// An event on functions, with its program. Dropping it takes it away.
@@ -106,7 +121,7 @@ impl Definitions {
             // One that another tracer has taken up is left to it.
             let _ = tracing.change_uprobe_events(&format!("-:{name}"));
         }
-        Ok(Self { tracing: Arc::new(tracing), programs, with_cookies, number: 0 })
+        Ok(Self { tracing: Arc::new(tracing), programs, with_cookies, number: 0, events: Vec::new() })
     }
 
     /// The programs.
@@ -116,8 +131,8 @@ impl Definitions {
 
     /// Arranges an object's probes in as few events as can be, in the order in which they are to be put in. What a program
     /// is told of a probe it finds by event and by the offset of the instruction in its page, so two of the same offset
-    /// and with different cookies are in two events.
-    pub fn arrange(&mut self, order: &[(Role, &[PlannedProbe])]) -> Vec<Arranged> {
+    /// and with different cookies are in two events. What is there for another process is shared with it.
+    pub fn arrange(&mut self, object: FileId, order: &[(Role, &[PlannedProbe])]) -> Vec<Arranged> {
         let mut arranged: Vec<Arranged> = Vec::new();
         for &(role, probes) in order {
             let first = arranged.len();
@@ -130,14 +145,30 @@ impl Definitions {
                 };
                 match arranged[first..].iter_mut().find(|event| !event.probes.iter().any(clashes)) {
                     Some(event) => event.probes.push(probe),
-                    None => {
-                        self.number += 1;
-                        arranged.push(Arranged { role, number: self.number, probes: vec![probe] });
-                    }
+                    None => arranged.push(Arranged { role, number: 0, probes: vec![probe], event: None }),
                 }
             }
         }
+        self.events.retain(|known| known.event.strong_count() > 0);
+        for planned in &mut arranged {
+            planned.event = self.known(object, planned);
+            planned.number = planned.event.as_ref().map_or_else(
+                || {
+                    self.number += 1;
+                    self.number
+                },
+                |event| event.number,
+            );
+        }
         arranged
+    }
+
+    /// The event on these functions of an object, if it is there.
+    fn known(&self, object: FileId, planned: &Arranged) -> Option<Arc<Event>> {
+        let is_it = |known: &&Known| {
+            known.object == object && known.role == planned.role && known.probes == planned.probes
+        };
+        self.events.iter().find(is_it)?.event.upgrade()
     }
 
     /// What the map of cookies must hold for events before they are put in.
@@ -152,13 +183,13 @@ impl Definitions {
         entries.collect()
     }
 
-    /// Puts events into the object `file`, in all threads of a process and in what they will make.
+    /// Puts events into an object, open as `file`, in all threads of a process and in what they will make.
     ///
     /// # Errors
     /// What the kernel said, or that the process has too many threads.
     pub fn attach(
-        &self,
-        file: BorrowedFd<'_>,
+        &mut self,
+        (object, file): (FileId, BorrowedFd<'_>),
         pid: u32,
         arranged: &[Arranged],
     ) -> Result<Vec<(Arc<Event>, Threads)>> {
@@ -166,7 +197,15 @@ impl Definitions {
         let path = bpf::fd_path(file);
         let mut events = Vec::new();
         for planned in arranged {
-            let event = Arc::new(self.define(&path, planned)?);
+            let event = match &planned.event {
+                Some(event) => Arc::clone(event),
+                None => {
+                    let event = Arc::new(self.define(&path, planned)?);
+                    let (role, probes) = (planned.role, planned.probes.clone());
+                    self.events.push(Known { object, role, probes, event: Arc::downgrade(&event) });
+                    event
+                }
+            };
             let threads = open_in_threads(event.id, pid)?;
             events.push((event, threads));
         }

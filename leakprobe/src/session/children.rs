@@ -75,6 +75,8 @@ pub struct Children {
 /// A child that is not taken in yet.
 struct Pending {
     process: Process,
+    /// When it was made, `CLOCK_MONOTONIC` nanoseconds.
+    made_ns: u64,
     /// When it has called exec last, `CLOCK_MONOTONIC` nanoseconds, where that was told, and whether probes may ever have
     /// gone by that.
     executed_ns: u64,
@@ -142,7 +144,7 @@ impl Children {
             if is_replaced {
                 pending.is_replaced = true;
                 // One that has ended needs none.
-                let _ = seed::extend(&mut pending.probes, pid, 0);
+                let _ = seed::renew(&mut pending.probes, pid);
             }
         }
     }
@@ -187,7 +189,7 @@ impl Session {
             }
             return self.drop_child(child, born, Vec::new());
         };
-        let process = match Process::open(child) {
+        let process = match Process::hold(child) {
             Ok(process) if is_child_made_at(&process, at_ns) && self.may_have_made(parent, &process) => {
                 process
             }
@@ -221,6 +223,7 @@ impl Session {
         }
         let pending = Pending {
             process,
+            made_ns: at_ns,
             executed_ns: 0,
             is_replaced: false,
             is_put_off: false,
@@ -298,7 +301,7 @@ impl Session {
         if let Some(pending) = self.children.pending.get_mut(&maker) {
             if pending.guard.asks_for_renewal() {
                 // One that has ended needs none.
-                let _ = seed::extend(&mut pending.probes, maker, 0);
+                let _ = seed::renew(&mut pending.probes, maker);
             }
         } else if let Some(index) = self.index_of(maker).filter(|&index| !self.watched[index].has_ended()) {
             self.watched[index].renew_probes_once();
@@ -414,7 +417,7 @@ impl Session {
             }
             Err(error) => {
                 // One that has ended meanwhile is not left out.
-                let is_there = Process::open(pid).is_ok_and(|process| process.start_time() == start);
+                let is_there = Process::hold(pid).is_ok_and(|process| process.start_time() == start);
                 if is_there && self.members.leave_out(pid) {
                     self.note("left_out", format!("left out: {error:#}"));
                 }
@@ -441,8 +444,19 @@ impl Session {
 
     /// Gives a child a place.
     fn take_in_place(&mut self, pending: Pending, target: &Target) -> Result<usize> {
-        let Pending { process, executed_ns, is_replaced, parent, seed, probes, guard, born, stacks, .. } =
-            pending;
+        let Pending {
+            process,
+            made_ns,
+            executed_ns,
+            is_replaced,
+            parent,
+            seed,
+            probes,
+            guard,
+            born,
+            stacks,
+            ..
+        } = pending;
         if let Some(refusal) = watched::seccomp_refusal(&process)?
             && !self.options.allow_return_probes_under_seccomp
         {
@@ -455,8 +469,9 @@ impl Session {
         self.unwinding.begin_anew(index as u32, epoch + (epoch & 1))?;
         let generation = target.generation;
         let executed_ns = (target.flags & Target::FORKED == 0).then_some(executed_ns);
-        let mut watched =
-            Watched::child(process, &seed, (probes, guard), parent, (born, generation), executed_ns)?;
+        // What is made while probes go in for the first time misses nothing that this session is to know.
+        let times = (made_ns.max(self.started_ns), executed_ns);
+        let mut watched = Watched::child(process, &seed, (probes, guard), parent, (born, generation), times)?;
         if is_replaced {
             watched.replace();
         }

@@ -1,13 +1,20 @@
 //! The loop: reports by the clock, events as they come, until something ends the session.
 
 use std::{
-    os::unix::process::ExitStatusExt as _, process::ExitStatus, sync::mpsc::RecvTimeoutError, thread,
+    os::unix::process::ExitStatusExt as _,
+    process::ExitStatus,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -87,14 +94,22 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     };
     tokio::pin!(over);
 
-    session.unwinding.begin_loop(signals::note_ending()?);
+    session.unwinding.begin_loop(Arc::clone(&session.ending.is_asked));
+    // One that came before this loop could be told.
+    let early = session.ending.signal();
     let end = loop {
         session.unwinding.begin_turn();
         tokio::select! {
             biased;
+            () = std::future::ready(()), if early.is_some() => {
+                if let Some(signal @ (Signal::SIGTERM | Signal::SIGHUP)) = early {
+                    forward(started.as_ref(), signal);
+                }
+                break End::Asked
+            }
             _ = interrupt.recv() => break End::Asked,
-            _ = terminate.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGTERM); break End::Asked }
-            _ = hangup.recv() => { forward(started.as_ref(), nix::sys::signal::Signal::SIGHUP); break End::Asked }
+            _ = terminate.recv() => { forward(started.as_ref(), Signal::SIGTERM); break End::Asked }
+            _ = hangup.recv() => { forward(started.as_ref(), Signal::SIGHUP); break End::Asked }
             Some(over) = exits.recv() => {
                 if session.options.follow {
                     // What it has made before its end has its probes, and goes on.
@@ -191,7 +206,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     drop(session);
     if demo {
         // It has shown what it was started for.
-        forward(started.as_ref(), nix::sys::signal::Signal::SIGKILL);
+        forward(started.as_ref(), Signal::SIGKILL);
         return Ok(0);
     }
     match started.as_mut() {
@@ -201,7 +216,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
 }
 
 /// Says what is being done, if it takes long.
-fn telling_if_slow(what: &'static str, work: impl FnOnce()) {
+pub(super) fn telling_if_slow(what: &'static str, work: impl FnOnce()) {
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let teller = thread::Builder::new().spawn(move || {
         if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
@@ -281,12 +296,12 @@ fn looks_due(session: &Session) -> Instant {
 }
 
 /// Passes a signal on to the program that leakprobe started; Ctrl-C reaches it by the terminal.
-fn forward(started: Option<&Started>, signal: nix::sys::signal::Signal) {
+fn forward(started: Option<&Started>, signal: Signal) {
     if let Some(started) = started
         && let Ok(pid) = i32::try_from(started.pid())
     {
         // It may have ended meanwhile.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+        let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 

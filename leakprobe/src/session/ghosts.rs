@@ -41,7 +41,7 @@ impl Inheritance {
         }
         // It was made while probes went into its parent, and may not have them all; or by one that was no more than made
         // itself, whose own it may have by now, and that one its.
-        seed::extend(&mut self.probes, pid, if self.is_guarded { at_ns } else { 0 })
+        seed::extend(&mut self.probes, pid, at_ns, self.is_guarded)
     }
 }
 

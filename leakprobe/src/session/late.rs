@@ -1,9 +1,9 @@
-//! Allocators that were met too late: a process that executes another program, or opens a library, runs with a new one for
-//! some milliseconds before its probes are in.
+//! Allocators that were met too late: a process that executes another program, or opens a library, runs with a new one for a
+//! while before its probes are in, and so does what it forks meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::watched::Watched;
+use super::watched::{Late, Watched};
 use crate::{
     report::{model::Warning, units::counted},
     sys::clock,
@@ -76,22 +76,29 @@ pub fn crowded_out(pids: &BTreeSet<u32>, room: usize) -> Option<Warning> {
     (!pids.is_empty()).then(|| Warning { kind: "left_out".to_owned(), text })
 }
 
-fn told<'a>(late: impl Iterator<Item = (u32, &'a [String])>) -> Vec<Warning> {
-    let mut by_object: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+fn told<'a>(late: impl Iterator<Item = (u32, &'a [Late])>) -> Vec<Warning> {
+    let mut by_object: BTreeMap<&str, (Vec<u32>, Vec<Option<u64>>)> = BTreeMap::new();
     for (pid, objects) in late {
-        for object in objects {
-            by_object.entry(object).or_default().push(pid);
+        for late in objects {
+            let (pids, times) = by_object.entry(&late.object).or_default();
+            pids.push(pid);
+            times.push(late.by_ns);
         }
     }
     let others = by_object.len().saturating_sub(MAX_TOLD);
     let mut warnings: Vec<Warning> = by_object
         .into_iter()
         .take(MAX_TOLD)
-        .map(|(object, pids)| {
+        .map(|(object, (pids, times))| {
             let who = named(&pids);
+            let longest_ns =
+                times.into_iter().collect::<Option<Vec<u64>>>().and_then(|times| times.into_iter().max());
+            let for_how_long =
+                longest_ns.map_or_else(String::new, |ns| format!(", {} ms at most,", ns.div_ceil(1_000_000)));
             let text = format!(
-                "{object} came to {who} by an exec or by dlopen: what it handed out in the milliseconds until its probes were \
-                 in is not in this report (a program that leakprobe itself starts has them from the beginning)"
+                "{object} came to {who} by an exec, by dlopen, or by a fork soon after: what it handed out until its probes \
+                 were in{for_how_long} is not in this report (a program that leakprobe itself starts has them from the \
+                 beginning)"
             );
             Warning { kind: "met_late".to_owned(), text }
         })
@@ -119,19 +126,31 @@ mod tests {
 
     #[test]
     fn each_object_is_told_of_once_and_not_all_of_many() {
-        let objects = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        let (one, both) =
-            (objects(&["/lib/libjemalloc.so.2"]), objects(&["/lib/libc.so", "/lib/libjemalloc.so.2"]));
-        let all = told([(7, &one[..]), (8, &both[..]), (9, &both[..])].into_iter());
-        let texts: Vec<&str> = all.iter().filter_map(|warning| warning.text.split(" by ").next()).collect();
+        let objects = |names: &[(&str, Option<u64>)]| {
+            let late = |&(name, by_ns): &(&str, _)| Late { object: str::to_owned(name), by_ns };
+            names.iter().map(late).collect::<Vec<_>>()
+        };
+        let one = objects(&[("/lib/libjemalloc.so.2", Some(12_000_001))]);
+        let both = objects(&[("/lib/libc.so", Some(1)), ("/lib/libjemalloc.so.2", Some(7_000_000))]);
+        let dlopened = objects(&[("/lib/libc.so", None)]);
+        let all =
+            told([(7, &one[..]), (8, &both[..]), (9, &[&both[1..], &dlopened[..]].concat())].into_iter());
+        let texts: Vec<(&str, bool)> = all
+            .iter()
+            .map(|warning| {
+                let begin = warning.text.split(" by ").next().unwrap_or_default();
+                (begin, warning.text.contains("until its probes were in, 13 ms at most, is not"))
+            })
+            .collect();
         assert_eq!(
             texts,
             [
-                "/lib/libc.so came to process 8 and another one",
-                "/lib/libjemalloc.so.2 came to process 7 and 2 others"
+                ("/lib/libc.so came to process 8 and another one", false),
+                ("/lib/libjemalloc.so.2 came to process 7 and 2 others", true)
             ]
         );
-        let many: Vec<String> = (0..20).map(|number| format!("/bin/{number}")).collect();
+        let many: Vec<Late> =
+            (0..20).map(|number| Late { object: format!("/bin/{number}"), by_ns: None }).collect();
         let told = told([(1, &many[..])].into_iter());
         assert_eq!((told.len(), told[MAX_TOLD].text.as_str()), (MAX_TOLD + 1, "so did 12 other objects"));
     }

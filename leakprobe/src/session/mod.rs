@@ -60,7 +60,7 @@ use crate::{
     },
     report::model::{Ledger, Warning},
     symbolize::Symbolizer,
-    sys::{bpf, clock},
+    sys::{bpf, clock, signals::Ending},
     target::{
         family::{Family, with_prefixes},
         object::ObjectCache,
@@ -118,6 +118,8 @@ pub struct Session {
     crowded_out: BTreeSet<u32>,
     /// When the programs were told to stand still.
     stopped_ns: Option<u64>,
+    /// Whether it is to end.
+    ending: Ending,
     /// Whether return probes endanger a process that has a seccomp filter, on this kernel.
     hazardous: bool,
     started_ns: u64,
@@ -127,7 +129,7 @@ pub struct Session {
 
 impl Session {
     /// Opens the output, and loads the BPF programs; nothing is probed yet.
-    pub fn prepare(options: Options) -> Result<Self> {
+    pub fn prepare(options: Options, ending: Ending) -> Result<Self> {
         let members = match &options.subject {
             Subject::Processes(selection) => Members::new(selection)?,
             Subject::Command(_) | Subject::Demo | Subject::Kernel => Members::default(),
@@ -215,6 +217,7 @@ impl Session {
             notes: Vec::new(),
             crowded_out: BTreeSet::new(),
             stopped_ns: None,
+            ending,
             hazardous: watched::kernel_is_hazardous(),
             started_ns: now,
             last_report_ns: now,

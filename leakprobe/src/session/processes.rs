@@ -13,7 +13,10 @@ use crate::{
     cli::Placement,
     probe::{assign::Freedom, attach, features, tables::Image},
     report::model::Warning,
-    target::{discovery::Discovery, process::Process},
+    target::{
+        discovery::Discovery,
+        process::{Process, TargetError},
+    },
 };
 
 impl Session {
@@ -169,6 +172,12 @@ impl Session {
         }
         let epoch = self.unwinding.epoch(index as u32)?;
         let Some(mapped) = watched.read_mappings(&mut self.objects)? else { return Ok(false) };
+        if watched.is_refused() {
+            if self.options.follow {
+                self.settle_child(index)?;
+            }
+            return Ok(true);
+        }
         if self.unwinding.epoch(index as u32)? != epoch {
             // It changed meanwhile: what was read is of neither. Its allocators are probed already, or come next time.
             watched.want_look();
@@ -206,7 +215,7 @@ impl Session {
                 if watched.probes_on(object.of).is_some() {
                     continue;
                 }
-                let (arranged, cookies) = attach::arrange(&mut self.loaded, &object.probes);
+                let (arranged, cookies) = attach::arrange(&mut self.loaded, object.of.object, &object.probes);
                 // By address, they are told of above.
                 if self.cookies.is_none() {
                     self.maps.set_cookies(cookies)?;
@@ -218,6 +227,7 @@ impl Session {
         for object in planned {
             watched.probe(&mut self.loaded, object, floor)?;
         }
+        watched.end_look();
         if self.options.follow {
             met.into_iter().for_each(|met| self.foresee(index, met));
         }
@@ -251,6 +261,9 @@ impl Session {
             }
         };
         for pid in members {
+            if self.ending.signal().is_some() {
+                break;
+            }
             let known = self.index_of(pid);
             if self.children.has(pid) {
                 // It is followed, and a member anyhow.
@@ -271,6 +284,8 @@ impl Session {
             }
             let process = match Process::open(pid) {
                 Ok(process) => process,
+                // It has ended meanwhile.
+                Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => continue,
                 Err(error) => {
                     self.leave_out(pid, known, error.to_string());
                     continue;

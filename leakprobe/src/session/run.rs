@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Begun, Session, follow, trigger, watched::Watched};
 use crate::{
     cli::{Options, Subject},
     launch,
     probe::features,
-    sys::limits,
+    sys::{limits, signals::Ending},
     target::process::Process,
 };
 
@@ -21,60 +21,90 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
         bail!(refusal);
     }
     let mut processes = selection.pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
+    let ending = note_ending()?;
     let (begun, has_waited) = match trigger::wait(&options, &mut processes)? {
         trigger::Waited::NotAtAll => (begun, false),
         trigger::Waited::Until(begun, _) => (begun, true),
         trigger::Waited::ForNothing => return Ok(()),
     };
-    let mut session = Session::prepare(options)?;
+    let mut session = Session::prepare(options, ending)?;
     // Who was waited for can have ended since, and others can come.
     let may_be_empty = has_waited && session.waits_for_more();
     if !has_waited {
         session.members.require_some()?;
     }
     limits::raise_open_files();
-    for process in processes {
-        session.watch_one(process)?;
-    }
-    session.follow_ranges()?;
-    for index in 0..session.watched.len() {
-        session.learn_break(index);
-        let looked = session.look_strictly(index);
-        let watched = &session.watched[index];
-        let has_ended = watched.process().has_ended().unwrap_or(true);
-        match looked {
-            Ok(true) if session.ranges.is_none() && !has_ended => watched.require_allocator()?,
-            Ok(true) => {}
-            // One of several that dies does not hold up the others.
-            Ok(false) | Err(_) if has_ended && session.room > 1 => {
-                let text = format!("process {} ended while it was being looked at", watched.pid());
-                session.note("ended", text);
-            }
-            Ok(false) => bail!("process {} ended while it was being looked at", watched.pid()),
-            Err(error) => return Err(error),
-        }
-    }
-    if session.options.follow {
-        session.members.search_below();
-    }
-    session.admit()?;
-    if session.watched.is_empty() && may_be_empty {
+    let attached = session.attach(processes);
+    if session.watched.is_empty() && attached.is_ok() && may_be_empty {
         return follow::block_on(session, None, begun).map(drop);
     }
-    if session.watched.is_empty() && session.notes.is_empty() {
-        bail!("the processes asked for have ended before probes were in place");
-    }
-    if session.watched.is_empty() {
-        let why = session.notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; ");
-        bail!("none of the processes asked for can be profiled: {why}");
-    }
-    if session.ranges.is_none() && !session.watched.iter().any(Watched::has_allocator) {
-        session.watched[0].require_allocator()?;
+    if let Err(error) = attached.and_then(|()| session.require_something()) {
+        follow::telling_if_slow("taking the probes out again", || session.take_out());
+        return Err(error);
     }
     follow::block_on(session, None, begun).map(drop)
 }
 
+/// Has an ending signal noted from now on.
+fn note_ending() -> Result<Ending> {
+    Ending::note().context("failed to set up the handling of signals")
+}
+
 impl Session {
+    /// Puts probes into the processes that were named, and those that belong to what was asked for.
+    fn attach(&mut self, named: Vec<Process>) -> Result<()> {
+        for process in named {
+            self.watch_one(process)?;
+        }
+        self.follow_ranges()?;
+        for index in 0..self.watched.len() {
+            self.require_time()?;
+            self.learn_break(index);
+            let looked = self.look_strictly(index);
+            let watched = &self.watched[index];
+            let has_ended = watched.process().has_ended().unwrap_or(true);
+            match looked {
+                Ok(true) if self.ranges.is_none() && !has_ended => watched.require_allocator()?,
+                Ok(true) => {}
+                // One of several that dies does not hold up the others.
+                Ok(false) | Err(_) if has_ended && self.room > 1 => {
+                    let text = format!("process {} ended while it was being looked at", watched.pid());
+                    self.note("ended", text);
+                }
+                Ok(false) => bail!("process {} ended while it was being looked at", watched.pid()),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.options.follow {
+            self.members.search_below();
+        }
+        self.admit()?;
+        self.require_time()
+    }
+
+    /// Refuses to begin when Ctrl-C came meanwhile.
+    fn require_time(&self) -> Result<()> {
+        if let Some(signal) = self.ending.signal() {
+            bail!("stopped by {signal} before probes were in place; nothing was recorded");
+        }
+        Ok(())
+    }
+
+    /// Refuses to begin where nothing could be probed.
+    fn require_something(&self) -> Result<()> {
+        let Some(first) = self.watched.first() else {
+            if self.notes.is_empty() {
+                bail!("the processes asked for have ended before probes were in place");
+            }
+            let why = self.notes.iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("; ");
+            bail!("none of the processes asked for can be profiled: {why}");
+        };
+        if self.ranges.is_none() && !self.watched.iter().any(Watched::has_allocator) {
+            first.require_allocator()?;
+        }
+        Ok(())
+    }
+
     /// Watches one of those that were named. One of several that dies does not hold up the others.
     fn watch_one(&mut self, process: Process) -> Result<()> {
         let (pid, start) = (process.pid(), process.start_time());
@@ -99,7 +129,7 @@ pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Resu
     if let Some(refusal) = features::refusal_here() {
         bail!(refusal);
     }
-    let mut session = Session::prepare(options)?;
+    let mut session = Session::prepare(options, note_ending()?)?;
     let held = launch::start(command)?;
     limits::raise_open_files();
     session.watch(Process::open(held.pid())?)?;

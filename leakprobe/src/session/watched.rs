@@ -5,6 +5,7 @@ mod probing;
 pub mod seed;
 mod told;
 
+pub use probing::Late;
 pub use seed::{Guard, Seed};
 
 use std::{
@@ -29,7 +30,7 @@ use crate::{
     target::{
         discovery::{Discovery, FoundObject},
         object::{ObjectCache, read_address_space},
-        process::{Process, Vitals},
+        process::{Process, TargetError, Vitals},
         seccomp::{self, SeccompMode},
         space::{AddressSpace, Object},
     },
@@ -92,8 +93,12 @@ pub struct Watched {
     trampoline: u64,
     cut: Option<String>,
     failures: Vec<String>,
+    /// Its programs that cannot be profiled.
+    refusals: Vec<String>,
     /// Allocators that were met when the process ran with them already.
-    late: Vec<String>,
+    late: Vec<Late>,
+    /// When its program began, as long as what that has at first was not seen. `CLOCK_MONOTONIC` nanoseconds.
+    began_ns: Option<u64>,
     /// Whether its probes may have gone with a thread when it executed a program: see [`Watched::put_in_again`].
     is_replaced: bool,
     /// Whether all that it had at first is probed.
@@ -155,7 +160,9 @@ impl Watched {
             trampoline: 0,
             cut: None,
             failures: Vec::new(),
+            refusals: Vec::new(),
             late: Vec::new(),
+            began_ns: None,
             is_replaced: false,
             is_settled: false,
             executed: None,
@@ -230,6 +237,23 @@ impl Watched {
     fn begin_program(&mut self, at_ns: u64) {
         (self.executed, self.is_linked) = (Some(Instant::now()), false);
         self.taken_ns = at_ns;
+        self.began_ns = Some(at_ns);
+    }
+
+    /// Whether it has executed a program that cannot be profiled. Asked at each look: one may come before the exec is told of.
+    pub fn is_refused(&mut self) -> bool {
+        let refusal = match self.process.check_program() {
+            Err(error @ (TargetError::ThirtyTwoBit { .. } | TargetError::OtherMachine { .. })) => {
+                error.to_string()
+            }
+            // Of one that has ended, the look tells.
+            Ok(()) | Err(_) => return false,
+        };
+        self.executed = None;
+        if !self.refusals.contains(&refusal) && self.refusals.len() < MAX_FAILURES {
+            self.refusals.push(refusal);
+        }
+        true
     }
 
     /// Whether the objects of the program that it has executed were never seen.
@@ -268,6 +292,7 @@ impl Watched {
     pub fn take_in(&mut self, mapped: &AddressSpace, epoch: u32) -> Vec<FoundObject> {
         self.seed = None;
         (self.lacked_ns, self.taken_ns) = (self.taken_ns, self.read_ns);
+        self.note_late_probes(mapped);
         if self.is_linked || self.executed.is_some_and(|at| at.elapsed() >= LINKING) {
             self.executed = None;
         }

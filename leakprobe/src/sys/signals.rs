@@ -4,31 +4,65 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+
+use super::clock;
 
 /// Signals that come closer together are one: timeout(1) sends its signal to the process and to its group.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// A flag that is set when an ending signal comes, for work that the event loop waits for.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn note_ending() -> io::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        let flag = Arc::clone(&flag);
-        // SAFETY: a store to an atomic may be done in a signal handler, and it cannot panic.
-        unsafe {
-            signal_hook_registry::register(signal as i32, move || flag.store(true, Ordering::Relaxed))?;
+/// Whether an ending signal has come, for work that no event loop waits beside.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// Set when one has come.
+    pub is_asked: Arc<AtomicBool>,
+    /// Which one; 0: none.
+    signal: Arc<AtomicI32>,
+}
+
+impl Ending {
+    /// Takes note of them from now on. A later one has its default effect, but for one that belongs to the first.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn note() -> io::Result<Self> {
+        let ending = Self::default();
+        let first_ns = Arc::new(AtomicU64::new(0));
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let (ending, first_ns) = (ending.clone(), Arc::clone(&first_ns));
+            // SAFETY: loads and stores of atomics, the clock, sigaction and raise may be used in a signal handler, and none of
+            // them can panic.
+            unsafe {
+                signal_hook_registry::register(signal as i32, move || {
+                    let now_ns = clock::monotonic_ns();
+                    match first_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed) {
+                        Ok(_) => {
+                            ending.signal.store(signal as i32, Ordering::Relaxed);
+                            ending.is_asked.store(true, Ordering::Relaxed);
+                        }
+                        Err(first_ns) if now_ns.saturating_sub(first_ns) >= TOGETHER.as_nanos() as u64 => {
+                            restore_defaults();
+                            // Its effect comes when this returns.
+                            let _ = raise(signal);
+                        }
+                        Err(_) => {}
+                    }
+                })?;
+            }
         }
+        Ok(ending)
     }
-    Ok(flag)
+
+    /// The signal, if one has come.
+    pub fn signal(&self) -> Option<Signal> {
+        Signal::try_from(self.signal.load(Ordering::Relaxed)).ok()
+    }
 }
 
 /// Gives the ending signals back their default effect a moment from now, so that a second Ctrl-C ends the

@@ -64,16 +64,26 @@ impl Process {
     /// # Errors
     /// When there is no such process, or when it cannot be profiled: [`TargetError`] says why, in one line.
     pub fn open(pid: u32) -> Result<Self, TargetError> {
+        let process = Self::hold(pid)?;
+        process.check_program()?;
+        Ok(process)
+    }
+
+    /// The same whatever program it runs: it may execute another one.
+    ///
+    /// # Errors
+    /// As for [`Process::open`].
+    pub fn hold(pid: u32) -> Result<Self, TargetError> {
         for _ in 0..LOOKS {
-            match Self::open_now(pid) {
+            match Self::hold_now(pid) {
                 Err(TargetError::MainThreadEnded { .. }) => thread::sleep(BETWEEN_LOOKS),
                 outcome => return outcome,
             }
         }
-        Self::open_now(pid)
+        Self::hold_now(pid)
     }
 
-    fn open_now(pid: u32) -> Result<Self, TargetError> {
+    fn hold_now(pid: u32) -> Result<Self, TargetError> {
         let missing = TargetError::NoSuchProcess { pid };
         let Some(raw_pid) = i32::try_from(pid).ok().filter(|&p| p > 0) else { return Err(missing) };
         if pid == std::process::id() {
@@ -100,7 +110,6 @@ impl Process {
         let process = Self { pid, start_time: stat.starttime, parent, directory, pidfd };
         // The number cannot have changed hands while its first owner still answers.
         process.same_process().map_err(|e| TargetError::from_io(pid, "take hold of", e))?;
-        process.check_program(&stat)?;
         Ok(process)
     }
 
@@ -174,8 +183,14 @@ impl Process {
         if stat.starttime == self.start_time { Ok(stat) } else { Err(ended(self.pid)) }
     }
 
-    fn check_program(&self, stat: &Stat) -> Result<(), TargetError> {
-        let (pid, name) = (self.pid, stat.comm.clone());
+    /// Refuses a process whose program is not for this processor and its 64-bit mode.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be read.
+    pub fn check_program(&self) -> Result<(), TargetError> {
+        let pid = self.pid;
+        let stat = self.same_process().map_err(|e| TargetError::from_io(pid, "read the state of", e))?;
+        let name = stat.comm;
         let program = self
             .open_at("exe", OFlag::O_RDONLY | OFlag::O_NONBLOCK)
             .map(File::from)

@@ -17,7 +17,12 @@ use crate::{
         load::{Loaded, UprobePrograms},
     },
     report::model::ProbeRow,
-    target::{discovery::FoundObject, family::LINKER, space::Object},
+    sys::clock,
+    target::{
+        discovery::FoundObject,
+        family::LINKER,
+        space::{AddressSpace, Backing, Mapping, Object},
+    },
 };
 
 /// Freeing children of breakpoints goes through all processes that map the same objects: not more often than this.
@@ -33,6 +38,15 @@ pub struct PlannedObject {
     rows: Vec<ProbeRow>,
     /// With `--follow`: in which events.
     pub arranged: Option<Vec<Arranged>>,
+}
+
+/// An allocator that was met when the process ran with it already.
+#[derive(Clone, Debug)]
+pub struct Late {
+    /// The object that it is in, harmless to print.
+    pub object: String,
+    /// How much later its probes were in than the program began, nanoseconds; `None`: than it was mapped, which is not known.
+    pub by_ns: Option<u64>,
 }
 
 impl Watched {
@@ -59,8 +73,8 @@ impl Watched {
         let Ok(file) = &object.file else { return Ok(()) };
         self.seed = None;
         if let Some(placed_ns) = self.foreseen_ns(of) {
-            if placed_ns >= self.lacked_ns {
-                self.note_if_late(&object, &rows);
+            if placed_ns >= self.lacked_ns && is_allocator(&rows) {
+                self.note_late(&object, placed_ns);
             }
             self.probes.extend(rows);
             self.placed.push((object, of, probes));
@@ -73,7 +87,9 @@ impl Watched {
         };
         match attached {
             Ok(attachment) => {
-                self.note_if_late(&object, &rows);
+                if is_allocator(&rows) {
+                    self.note_late(&object, clock::monotonic_ns());
+                }
                 self.attachments.push(attachment);
                 self.probes.extend(rows);
                 self.placed.push((object, of, probes));
@@ -133,15 +149,48 @@ impl Watched {
         std::mem::replace(&mut self.attachments, anew)
     }
 
-    /// Notes an allocator that comes after others: with another program, or opened since. A member of a group that was met
-    /// before its program began has had none.
-    fn note_if_late(&mut self, object: &Object, rows: &[ProbeRow]) {
-        let is_allocator = rows.iter().any(|row| row.allocator != LINKER);
-        if is_allocator && self.is_settled && !self.attachments.is_empty() && self.late.len() < MAX_FAILURES {
-            let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
-            if !self.late.contains(&object) {
-                self.late.push(object);
-            }
+    /// Notes an allocator that comes after others, with another program or opened since, with probes that were in place at
+    /// `placed_ns`. A member of a group that was met before its program began has had none.
+    fn note_late(&mut self, object: &Object, placed_ns: u64) {
+        if !self.is_settled || self.attachments.is_empty() {
+            return;
+        }
+        let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
+        let is_known = self.late.iter().any(|late| late.object == object);
+        if !is_known && self.late.len() < MAX_FAILURES {
+            let by_ns = self.began_ns.map(|began_ns| placed_ns.saturating_sub(began_ns));
+            self.late.push(Late { object, by_ns });
+        }
+    }
+
+    /// Notes what it has had from the one that made it, and without probes: it was made, or has executed its program, before
+    /// these were in place.
+    pub(super) fn note_late_probes(&mut self, mapped: &AddressSpace) {
+        let Some(began_ns) = self.began_ns else { return };
+        let is_mapped = |object: &Object| {
+            let is_of =
+                |mapping: &Mapping| matches!(&mapping.backing, Backing::Object(of) if of.id == object.id);
+            mapped.mappings.iter().any(is_of)
+        };
+        let placed = self.discovery.objects.iter().filter_map(|found| {
+            let probes = self.probes_on(Probed { object: found.object.id, family: found.family_index })?;
+            Some((found, probes.placed_ns()))
+        });
+        let late: Vec<(Arc<Object>, u64)> = placed
+            .filter(|(found, placed_ns)| {
+                *placed_ns >= began_ns && found.family.is_allocator() && is_mapped(&found.object)
+            })
+            .map(|(found, placed_ns)| (Arc::clone(&found.object), placed_ns))
+            .collect();
+        for (object, placed_ns) in late {
+            self.note_late(&object, placed_ns);
+        }
+    }
+
+    /// A look is over: what is met from now on has come later than the program began, if that has all that it has at first.
+    pub fn end_look(&mut self) {
+        if !self.is_unseen() {
+            self.began_ns = None;
         }
     }
 
@@ -175,4 +224,9 @@ impl Watched {
         attach::close_later(links);
         Ok(())
     }
+}
+
+/// Whether these are probes on an allocator.
+fn is_allocator(rows: &[ProbeRow]) -> bool {
+    rows.iter().any(|row| row.allocator != LINKER)
 }

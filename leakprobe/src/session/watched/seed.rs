@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Watched;
 use crate::{
     probe::{
-        attach::{self, Attachment, PlannedProbe, Probed},
+        attach::{self, Attachment, Lacking, PlannedProbe, Probed},
         inherited::{self, Threads},
     },
     report::model::ProbeRow,
@@ -114,14 +114,15 @@ impl Watched {
     }
 
     /// A child, which has not been looked at itself, with the probes that it has inherited. `images`: the numbers of its first
-    /// program image and of the present one; `executed_ns`: when it has executed that, which is its parent's otherwise.
+    /// program image and of the present one; `made_ns`: when it was made, `executed_ns`: when it has executed that image,
+    /// which is its parent's otherwise.
     pub fn child(
         process: Process,
         seed: &Seed,
         (attachments, guard): (Vec<Attachment>, Guard),
         parent: u32,
         images: (u32, u32),
-        executed_ns: Option<u64>,
+        (made_ns, executed_ns): (u64, Option<u64>),
     ) -> Result<Self> {
         let (born, generation) = images;
         let mut watched = Self::new(process, seed.discovery.clone(), seed.throwing, generation)?;
@@ -132,8 +133,9 @@ impl Watched {
         watched.programs = generation.wrapping_sub(born) + 1;
         watched.attachments = attachments;
         watched.is_settled = true;
-        if let Some(at_ns) = executed_ns {
-            watched.begin_program(at_ns);
+        match executed_ns {
+            Some(at_ns) => watched.begin_program(at_ns),
+            None => watched.began_ns = Some(made_ns),
         }
         watched.guard = Some(guard);
         watched.placed.clone_from(&seed.placed);
@@ -146,7 +148,7 @@ impl Watched {
 
     /// Makes sure of all of its probes: those that it has inherited may have been exchanged for another process's.
     pub fn renew_probes(&mut self) {
-        if let Err(error) = extend(&mut self.attachments, self.process.pid(), 0) {
+        if let Err(error) = renew(&mut self.attachments, self.process.pid()) {
             let pid = self.pid();
             self.fail(format!("process {pid}: {error:#}; some of its blocks may not be recorded"));
         }
@@ -160,14 +162,31 @@ impl Watched {
     }
 }
 
-/// Puts those probes into a process that were not in place yet, or only since its making began, in the one that made it. With
-/// a time of 0, all.
+/// Puts those probes into a process, made at that time, which it may lack. `is_guarded`: those that were in place in the one
+/// that made it are its own.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn extend(attachments: &mut [Attachment], pid: u32, born_ns: u64) -> Result<()> {
+pub fn extend(attachments: &mut [Attachment], pid: u32, made_ns: u64, is_guarded: bool) -> Result<()> {
     attachments
         .iter_mut()
-        .filter(|attachment| attachment.since_ns() >= before_fork(born_ns))
-        .try_for_each(|attachment| attachment.extend(pid, attachment.since_ns() >= born_ns))
+        .filter(|attachment| !is_guarded || attachment.since_ns() >= before_fork(made_ns))
+        .try_for_each(|attachment| {
+            let lacking = if attachment.placed_ns() >= made_ns {
+                Lacking::Certainly
+            } else if !is_guarded || attachment.since_ns() >= made_ns {
+                Lacking::Perhaps
+            } else {
+                Lacking::Nothing
+            };
+            attachment.extend(pid, lacking)
+        })
+}
+
+/// Puts all probes of a process in once more, which may have been exchanged for another one's.
+///
+/// # Errors
+/// What the kernel said.
+pub fn renew(attachments: &mut [Attachment], pid: u32) -> Result<()> {
+    attachments.iter_mut().try_for_each(|attachment| attachment.extend(pid, Lacking::Perhaps))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Watched;
+use super::{Late, Watched};
 use crate::{
     report::model::{Gauge, ProbeRow, Process as ProcessRow, ProcessState, Warning},
     target::{
@@ -60,8 +60,8 @@ impl Watched {
         }
     }
 
-    /// Allocators that were met when it ran with them already: the objects that they are in, harmless to print.
-    pub fn late(&self) -> &[String] {
+    /// Allocators that were met when it ran with them already.
+    pub fn late(&self) -> &[Late] {
         &self.late
     }
 
@@ -101,7 +101,12 @@ impl Watched {
         for failure in &self.failures {
             warnings.push(warning("probes_missing", failure.clone()));
         }
-        if !self.discovery.has_allocator() {
+        for refusal in &self.refusals {
+            let text =
+                format!("left out: {refusal}; the 64-bit programs that it executes or starts are recorded");
+            warnings.push(warning("left_out", text));
+        }
+        if !self.discovery.has_allocator() && self.refusals.is_empty() {
             warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
         }
         let is_unknown = |found: &&FoundObject| !found.family.known && found.family.name != OPERATOR_NEW;
