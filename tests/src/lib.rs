@@ -8,6 +8,7 @@
 pub mod cgroup;
 pub mod compile;
 pub mod container;
+pub mod elf32;
 pub mod pace;
 pub mod skip;
 pub mod victim;

@@ -55,8 +55,8 @@ impl Doubtful {
     /// What to say of them.
     pub fn warning(&self) -> Option<Warning> {
         let text = format!(
-            "{} made before leakprobe had seen to the maker, of which one or the other has ended (daemons, `( command & )` in \
-             a shell): until it had, at most {} ms, and seldom for good, this kernel may have taken the probes of the one \
+            "{} made by one that leakprobe had not guarded yet, and one of the two has ended (daemons, `( command & )` in \
+             a shell): until both were guarded, at most {} ms, and seldom for good, this kernel may have taken the probes of the one \
              that goes on, and blocks may be missing; Linux 6.13 leaves them",
             counted(self.number, "process"),
             self.longest_ns.div_ceil(1_000_000)

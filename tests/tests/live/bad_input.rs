@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::report::Warning;
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{compile, pace, probe, run, skip, text};
+use leakprobe_tests::{compile, elf32, pace, probe, run, skip, text};
 
 use crate::last;
 
@@ -91,53 +91,10 @@ fn a_zombie() {
     assert!(child.0.wait().expect("a child").success());
 }
 
-/// A 32-bit x86 program of 24 bytes of code that calls pause() for ever, written out by hand: Debian's
-/// compiler makes none without further packages.
-fn a_32_bit_program() -> Vec<u8> {
-    let base = 0x0804_8000_u32;
-    // mov eax, 29 (pause); int 0x80; jmp back to the start
-    let code = [0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7];
-    let headers = 52 + 32;
-    let size = headers + u32::try_from(code.len()).expect("a small program");
-    let mut elf = b"\x7fELF\x01\x01\x01".to_vec();
-    elf.resize(16, 0);
-    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
-    let word = |elf: &mut Vec<u8>, value: u32| elf.extend(value.to_le_bytes());
-    // An executable for the 386.
-    half(&mut elf, 2);
-    half(&mut elf, 3);
-    // Version, entry, program headers, section headers, flags.
-    for value in [1, base + headers, 52, 0, 0] {
-        word(&mut elf, value);
-    }
-    // Sizes and numbers of headers: itself, 1 program header, no sections.
-    for value in [52, 32, 1, 40, 0, 0] {
-        half(&mut elf, value);
-    }
-    // One segment, loaded readable and executable: offset, address, address, sizes, flags, alignment.
-    for value in [1, 0, base, base, size, size, 5, 4096] {
-        word(&mut elf, value);
-    }
-    elf.extend(code);
-    elf
-}
-
 #[test]
 fn a_32_bit_process() {
-    let path = compile::scratch().join(format!("pause32.{}", std::process::id()));
-    fs::write(&path, a_32_bit_program()).expect("failed to write a 32-bit program");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("failed to make it executable");
-    let started = Command::new(&path).stdin(Stdio::null()).spawn();
-    let child = match started {
-        Ok(child) => Held(child),
-        Err(e) => {
-            let _ = fs::remove_file(&path);
-            // ENOEXEC: the kernel was built without CONFIG_IA32_EMULATION, or isn't for x86.
-            assert_eq!(e.raw_os_error(), Some(8), "failed to start a 32-bit program: {e}");
-            skip::because("this kernel runs no 32-bit x86 programs", e);
-            return;
-        }
-    };
+    let Some(path) = elf32::pausing("pause32") else { return };
+    let child = start(&path);
     let _ = fs::remove_file(&path);
     check_refused(child.0.id(), &["32-bit"]);
 }

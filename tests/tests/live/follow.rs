@@ -4,14 +4,14 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use leakprobe_tests::cgroup::{self, Group};
 use leakprobe_tests::probe::{self, Probe};
 use leakprobe_tests::report::{Process, Report, State};
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{compile, kernel, run, skip, text};
+use leakprobe_tests::{compile, elf32, kernel, run, skip, text};
 
 use crate::last;
 
@@ -339,7 +339,7 @@ fn check_second_program(options: &[&str]) {
     assert_eq!((leaked.blocks, leaked.bytes), (5 * 60, 5 * 60 * 20), "{}", report.digest());
     // Only the first one was met late.
     let late: Vec<_> = report.warnings.iter().filter(|warning| warning.kind == "met_late").collect();
-    assert!(late.len() == 1 && late[0].text.contains(&format!("process {first} by")), "{late:?}");
+    assert!(late.len() == 1 && late[0].text.contains(&format!("process {first} by an exec")), "{late:?}");
     check_clean(report);
     victim.quit();
 }
@@ -485,6 +485,87 @@ fn children_live_on_when_leakprobe_is_killed_and_the_next_one_cleans_up() {
     last(&reports).check_processes(&[(victim.pid(), 6, 60), (below, 0, 0), (after, 0, 0)]);
     check_clean(last(&reports));
     victim.quit();
+}
+
+/// The events of processes that map the same object are the same: each is one that the kernel asks at every hit, and takes a
+/// tenth of a second to take away.
+#[test]
+fn processes_share_the_events_on_what_they_map() {
+    let mut victim = Victim::start("follow", &[]);
+    let alone = Probe::attach(victim.pid(), &["--follow"]);
+    let number = kernel::events().len();
+    assert!(number > 0);
+    alone.finish();
+    let mut truth = vec![(victim.pid(), 0, 0)];
+    truth.extend((0..6).map(|_| (child(&mut victim, "fork"), 0, 0)));
+    let probe = Probe::attach(victim.pid(), &["--follow"]);
+    assert_eq!(kernel::events().len(), number);
+    for child in 0..6 {
+        victim.run(&format!("at {child} leak {} 10", child + 1));
+        truth[child + 1] = (truth[child + 1].0, child as u64 + 1, 10 * (child as u64 + 1));
+    }
+    let reports = probe.finish();
+    last(&reports).check_processes(&truth);
+    check_clean(last(&reports));
+    victim.quit();
+}
+
+#[test]
+fn when_it_is_stopped_while_probes_go_in_nothing_is_left() {
+    let mut victim = Victim::start("follow", &[]);
+    let children: Vec<u32> = (0..12).map(|_| child(&mut victim, "fork")).collect();
+    let mut stopped = 0;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGINT] {
+        let mut probe = Probe::launch(&[victim.pid()], &["--follow"]);
+        wait_for(|| !kernel::events().is_empty());
+        probe.signal(signal);
+        let (code, said) = probe.outcome();
+        let is_stopped = code == Some(1) && said.contains("before probes were in place");
+        assert!(is_stopped || code == Some(0), "{code:?}: {said}");
+        stopped += u32::from(is_stopped);
+        for &pid in children.iter().chain([&victim.pid()]) {
+            text::check_whole(pid);
+        }
+        kernel::check_gone();
+        assert_eq!(kernel::events(), [""; 0], "events are left");
+    }
+    assert!(stopped > 0, "it was never stopped in time");
+    victim.quit();
+}
+
+/// Its blocks cannot be recorded; those of the program that it starts are.
+#[test]
+fn a_32_bit_program_of_a_child_is_left_out_and_what_it_starts_is_not() {
+    let Some(path) = elf32::pausing("start32") else { return };
+    elf32::starting(&path, &[&compile::victim("follow").display().to_string(), "30", "10"]);
+    let output = probe::fresh_output();
+    let mut arguments = vec!["--follow".to_owned()];
+    let script = format!("{}; exit 3", path.display());
+    arguments.extend(probe::arguments(&output, &["--interval", "200ms", "--", "/bin/sh", "-c", &script]));
+    let mut command = run::command(&arguments);
+    let mut leakprobe =
+        command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("leakprobe starts");
+    wait_for(|| output.exists() && probe::reports(&output).iter().any(|report| report.warns("left_out")));
+    drop(leakprobe.stdin.take());
+    let status = run::wait(&mut leakprobe, run::patience()).expect("it ends when the program does");
+    assert_eq!(status.code(), Some(3), "the program's own");
+    let reports = probe::final_reports(&output);
+    let report = last(&reports);
+    let of_victim = report.sums_of(&["leak", "main"]);
+    assert_eq!((of_victim.blocks, of_victim.bytes), (30, 300), "{}", report.digest());
+    let left_out: Vec<_> = report.warnings.iter().filter(|warning| warning.kind == "left_out").collect();
+    let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name");
+    assert!(
+        left_out.len() == 1 && left_out[0].text.contains(&format!("({name}) is a 32-bit program")),
+        "{left_out:?}"
+    );
+    let others: Vec<_> = report.warnings.iter().filter(|warning| warning.kind != "left_out").collect();
+    assert!(others.is_empty(), "{others:?}");
+    let row = report.processes.iter().find(|process| process.name == name).expect("a row");
+    assert_eq!((row.live_blocks, row.live_bytes), (0, 0));
+    kernel::check_gone();
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_file(&output);
 }
 
 /// A master process with workers, started under leakprobe.

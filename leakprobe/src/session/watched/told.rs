@@ -103,7 +103,7 @@ impl Watched {
         }
         for refusal in &self.refusals {
             let text =
-                format!("left out: {refusal}; the 64-bit programs that it executes or starts are recorded");
+                format!("left out: {refusal} (what it executes or starts is recorded where it can be)");
             warnings.push(warning("left_out", text));
         }
         if !self.discovery.has_allocator() && self.refusals.is_empty() {

@@ -5,6 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use procfs::{FromRead as _, process::MountInfos};
 
 use crate::target::{near::near, text::printable};
@@ -17,6 +18,9 @@ const MAX_GROUPS: usize = 4096;
 
 /// Bytes of a list of processes that are read: half a million of them.
 const MAX_LIST: u64 = 4 << 20;
+
+/// Mounts that are named; the first version of control groups has one for each controller.
+const MOUNTS: usize = 3;
 
 /// Characters of a path that are shown.
 const SHOWN: usize = 128;
@@ -65,7 +69,8 @@ fn show(path: &Path) -> String {
 fn places(searched: &[PathBuf]) -> String {
     match searched {
         [] => "nothing, as no control groups are mounted".to_owned(),
-        some => some.iter().map(|path| show(path)).collect::<Vec<_>>().join(", "),
+        some if some.len() <= MOUNTS => some.iter().map(|path| show(path)).collect::<Vec<_>>().join(", "),
+        [first, others @ ..] => format!("{} and {} other mounts", show(first), others.len()),
     }
 }
 
@@ -85,11 +90,16 @@ impl Cgroup {
     /// # Errors
     /// When there is none, with names that may have been meant.
     pub fn find(wanted: &Path) -> Result<Self, CgroupError> {
-        Self::find_below(wanted, &mounts())
+        Self::find_below(wanted, &mounts(), is_kernels)
     }
 
-    fn find_below(wanted: &Path, mounts: &[PathBuf]) -> Result<Self, CgroupError> {
-        if wanted.is_absolute() && wanted.join(PROCESSES).is_file() {
+    /// `is_kernels`: whether a file is one of a file system of control groups.
+    fn find_below(
+        wanted: &Path,
+        mounts: &[PathBuf],
+        is_kernels: impl Fn(&Path) -> bool,
+    ) -> Result<Self, CgroupError> {
+        if wanted.is_absolute() && is_kernels(&wanted.join(PROCESSES)) {
             return Ok(Self { path: wanted.to_owned() });
         }
         // What leads up is no path of a control group.
@@ -146,6 +156,12 @@ impl Cgroup {
         pids.dedup();
         Ok(pids)
     }
+}
+
+/// Whether a file is the kernel's own: a folder can hold one of the name.
+fn is_kernels(file: &Path) -> bool {
+    let is_of_groups = |kind| kind == CGROUP_SUPER_MAGIC || kind == CGROUP2_SUPER_MAGIC;
+    statfs(file).is_ok_and(|system| is_of_groups(system.filesystem_type()))
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -229,11 +245,11 @@ mod tests {
         for wanted in
             [whole.as_path(), Path::new("/system.slice/web.service"), Path::new("system.slice/web.service")]
         {
-            let found = Cgroup::find_below(wanted, &mounts).expect("there");
+            let found = Cgroup::find_below(wanted, &mounts, Path::is_file).expect("there");
             assert_eq!(found.path(), whole);
             assert_eq!(found.processes().expect("readable"), [7, 12, 30]);
         }
-        let root = Cgroup::find_below(Path::new("/"), &mounts).expect("there");
+        let root = Cgroup::find_below(Path::new("/"), &mounts, Path::is_file).expect("there");
         assert_eq!(root.processes().expect("readable"), [1, 7, 12, 30]);
     }
 
@@ -241,18 +257,21 @@ mod tests {
     fn what_is_missing_is_told_with_what_may_have_been_meant() {
         let tree = tree(&[("", ""), ("system.slice/web.service", "")]);
         let mounts = [tree.0.clone()];
-        let error = Cgroup::find_below(Path::new("wbe.service"), &mounts).expect_err("missing").to_string();
+        let find = |wanted: &str| Cgroup::find_below(Path::new(wanted), &mounts, is_kernels);
+        let error = find("wbe.service").expect_err("missing").to_string();
         assert!(error.contains("no control group wbe.service"), "{error}");
         assert!(error.contains("there are: system.slice/web.service"), "{error}");
-        let error = Cgroup::find_below(Path::new("../../etc"), &mounts).expect_err("missing").to_string();
+        let error = find("../../etc").expect_err("missing").to_string();
         assert!(error.contains("no control group ../../etc"), "{error}");
+        let error = find(&tree.0.to_string_lossy()).expect_err("no more than a folder").to_string();
+        assert!(error.contains("no control group"), "{error}");
     }
 
     #[test]
     fn a_group_that_was_removed_has_no_processes() {
         let tree = tree(&[("web.service", "5\n")]);
-        let group =
-            Cgroup::find_below(Path::new("web.service"), std::slice::from_ref(&tree.0)).expect("there");
+        let mounts = [tree.0.clone()];
+        let group = Cgroup::find_below(Path::new("web.service"), &mounts, Path::is_file).expect("there");
         fs::remove_dir_all(group.path()).expect("removed");
         assert_eq!(group.processes().expect("nothing"), Vec::<u32>::new());
     }
