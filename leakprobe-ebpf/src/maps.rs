@@ -48,7 +48,7 @@ pub static COPIED_ONE_IN: Global<u32> = Global::new(0);
 
 /// Set by user space at the session's end: from then on the programs do nothing. A block that is recorded then
 /// stays recorded, and what is freed or allocated later is as if it had not happened yet, so what user
-/// space reads after taking the probes out is one moment, exactly.
+/// space reads once those that run have been waited for is one moment, exactly.
 #[unsafe(no_mangle)]
 static mut CLOSING: u32 = 0;
 

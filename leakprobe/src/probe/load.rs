@@ -1,6 +1,7 @@
 //! Loading the BPF object: aya makes the maps and the tracepoint programs; the uprobe programs are loaded
 //! for multi-uprobe links where the kernel has them, which aya 0.14 does not do.
 
+mod births;
 pub mod object;
 pub mod preallocate;
 
@@ -10,25 +11,17 @@ use std::{
     time::Duration,
 };
 
-use self::object::Relocated;
+use self::{
+    births::{BORN, BornLink, NEW_TASK, NewTask},
+    object::Relocated,
+};
 use super::{
     cookies,
     features::{self, Mechanism},
     inherited::Definitions,
     tables,
 };
-use crate::{
-    sys::{
-        bpf::{self, program::UPROBE_MULTI},
-        limits::LockedMemory,
-        perf,
-        tracepoint::TraceFs,
-    },
-    target::kernel::{
-        btf::{Btf, Kind},
-        format::Format,
-    },
-};
+use crate::sys::{bpf::program::UPROBE_MULTI, limits::LockedMemory};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -42,20 +35,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.x86_64.
 #[cfg(target_arch = "aarch64")]
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leakprobe.aarch64.bpf.o");
 
-/// The tracepoint of new processes and threads.
-const NEW_TASK: &str = "task_newtask";
-
 /// The programs that follow the life of processes, and the raw tracepoint of each.
 const LIFECYCLE: [(&str, &str); 3] = [
     ("process_exec", "sched_process_exec"),
     ("process_fork", NEW_TASK),
     ("thread_exit", "sched_process_exit"),
 ];
-
-/// With `--follow`, in the place of `process_fork` where the kernel has no BTF: makes each child a target. On a classic
-/// tracepoint, whose record has the child's number; its runs are skipped on a CPU on which a reader of any BPF map was
-/// preempted (seen as 5 of 500 forks on a busy 7.2).
-const BORN: &str = "process_born";
 
 /// The program at the end of each system call of the mmap family.
 const RANGE_EXIT: &str = "range_exit";
@@ -149,13 +134,6 @@ pub struct Loaded {
     pub ranges: Option<RangePrograms>,
 }
 
-/// The program on the tracepoint of new tasks. Dropping it takes it off.
-struct BornLink {
-    program: OwnedFd,
-    _link: Option<OwnedFd>,
-    _event: OwnedFd,
-}
-
 /// The programs on the tracepoints of the mmap family.
 pub struct RangePrograms {
     /// By system call, those that give ranges back first: at its entry.
@@ -232,7 +210,7 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     let _limit = LockedMemory::unlimited();
     let globals = Globals::new(settings, mechanism)?;
     let mut ebpf = create(settings, &globals)?;
-    let is_born_by_record = settings.follow && globals.flags_offset != 0;
+    let is_born_by_record = matches!(globals.new_task, Some(NewTask::Record { .. }));
     for (name, tracepoint) in LIFECYCLE.into_iter().filter(|(_, at)| !(is_born_by_record && *at == NEW_TASK))
     {
         load_one::<RawTracePoint>(&mut ebpf, &globals, name, RawTracePoint::load)?;
@@ -256,8 +234,8 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
         Definitions::new(programs, with_cookies)
     });
     let inherited = inherited.transpose()?;
-    let born =
-        is_born_by_record.then(|| attach_born(relocated()?.load(BORN, 0)?, with_cookies)).transpose()?;
+    let born = is_born_by_record.then(|| BornLink::attach(relocated()?.load(BORN, 0)?, with_cookies));
+    let born = born.transpose()?;
     let multi = match mechanism {
         _ if settings.follow => None,
         Mechanism::Multi => {
@@ -281,17 +259,6 @@ pub fn load(settings: &Settings, mechanism: Mechanism) -> Result<Loaded> {
     Ok(Loaded { ebpf, multi, inherited, born, mechanism, looped, ranges })
 }
 
-/// Attaches the program that makes each child a target.
-fn attach_born(program: OwnedFd, by_link: bool) -> Result<BornLink> {
-    let context = || format!("failed to attach {BORN} to the tracepoint task:{NEW_TASK}");
-    let event = perf::open_tracepoint(TraceFs::open()?.id("task", NEW_TASK)?).with_context(context)?;
-    let link = match by_link {
-        true => bpf::link_perf_event(program.as_fd(), event.as_fd(), 0).map(Some),
-        false => perf::set_program(event.as_fd(), program.as_fd()).map(|()| None),
-    };
-    Ok(BornLink { _link: link.with_context(context)?, _event: event, program })
-}
-
 /// Loads the programs of the mmap family.
 fn load_ranges(object: &Relocated) -> Result<RangePrograms> {
     let entries = range_programs().into_iter().map(|(call, program)| Ok((call, object.load(program, 0)?)));
@@ -301,6 +268,7 @@ fn load_ranges(object: &Relocated) -> Result<RangePrograms> {
 /// Creates the maps.
 fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
     let with_tables = matches!(settings.unwinding, Unwinding::Auto | Unwinding::Tables);
+    let (child_offset, flags_offset) = globals.child_offsets();
     let mut loader = EbpfLoader::new();
     loader
         // No program uses kernel types, and aya takes longer to parse the kernel's BTF than for all the rest.
@@ -312,8 +280,8 @@ fn create(settings: &Settings, globals: &Globals) -> Result<Ebpf> {
         .override_global("COOKIES_BY_ADDRESS", &globals.cookies_by_address, true)
         .override_global("AYA_LOG_LEVEL", &globals.log_level, true)
         .override_global("FOLLOW", &globals.follow, true)
-        .override_global("CHILD_OFFSET", &globals.child_offset, true)
-        .override_global("FLAGS_OFFSET", &globals.flags_offset, true)
+        .override_global("CHILD_OFFSET", &child_offset, true)
+        .override_global("FLAGS_OFFSET", &flags_offset, true)
         .map_max_entries(
             "COOKIES",
             if globals.cookies_by_address != 0 || settings.follow { cookies::ROOM } else { 1 },
@@ -418,17 +386,15 @@ struct Globals {
     copied_one_in: u32,
     log_level: u8,
     follow: u32,
-    child_offset: u64,
-    flags_offset: u64,
+    /// With `--follow`.
+    new_task: Option<NewTask>,
 }
 
 impl Globals {
     fn new(settings: &Settings, mechanism: Mechanism) -> Result<Self> {
-        let (child_offset, flags_offset) = if settings.follow { new_task_offsets()? } else { (0, 0) };
         Ok(Self {
             follow: settings.follow.into(),
-            child_offset,
-            flags_offset,
+            new_task: settings.follow.then(NewTask::find).transpose()?,
             min_size: settings.min_size,
             max_size: settings.max_size,
             cookies_by_address: (mechanism == Mechanism::PerfEventByAddress).into(),
@@ -439,11 +405,16 @@ impl Globals {
         })
     }
 
+    fn child_offsets(&self) -> (u64, u64) {
+        self.new_task.map_or((0, 0), NewTask::offsets)
+    }
+
     fn bytes(&self) -> [(&'static str, Vec<u8>); 9] {
+        let (child_offset, flags_offset) = self.child_offsets();
         [
             ("FOLLOW", self.follow.to_ne_bytes().to_vec()),
-            ("CHILD_OFFSET", self.child_offset.to_ne_bytes().to_vec()),
-            ("FLAGS_OFFSET", self.flags_offset.to_ne_bytes().to_vec()),
+            ("CHILD_OFFSET", child_offset.to_ne_bytes().to_vec()),
+            ("FLAGS_OFFSET", flags_offset.to_ne_bytes().to_vec()),
             ("MIN_SIZE", self.min_size.to_ne_bytes().to_vec()),
             ("MAX_SIZE", self.max_size.to_ne_bytes().to_vec()),
             ("COOKIES_BY_ADDRESS", self.cookies_by_address.to_ne_bytes().to_vec()),
@@ -452,23 +423,6 @@ impl Globals {
             ("AYA_LOG_LEVEL", vec![self.log_level]),
         ]
     }
-}
-
-/// Where a new task has its number, and 0; without BTF, where its tracepoint's record has that, and the flags of clone.
-fn new_task_offsets() -> Result<(u64, u64)> {
-    // What cannot be read does as well as none.
-    let types = Btf::of_this_kernel().ok().flatten();
-    let in_task = types.and_then(|types| types.member(types.find(Kind::Struct, "task_struct")?, "pid"));
-    if let Some(offset) = in_task {
-        return Ok((offset, 0));
-    }
-    let format = Format::parse(&TraceFs::open()?.format("task", NEW_TASK)?);
-    let offset = |name: &str| {
-        format
-            .offset(name)
-            .with_context(|| format!("the tracepoint task:{NEW_TASK} of this kernel has no field {name}"))
-    };
-    Ok((offset("pid")?, offset("clone_flags")?))
 }
 
 /// The data behind a map of any kind that the object has.

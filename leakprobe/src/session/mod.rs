@@ -384,7 +384,7 @@ impl Session {
         self.stopped_ns = Some(clock::monotonic_ns());
         self.own.recursion_misses = self.recursion_misses();
         if bpf::wait_for_programs().is_err() {
-            // That waits for them too, but takes its time: half a second for each process with inherited probes.
+            // That waits for them too, but takes its time where there are many.
             self.take_out();
         }
         Ok(())

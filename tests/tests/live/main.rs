@@ -13,6 +13,7 @@ mod containers;
 mod daemons;
 mod demo;
 mod doctor;
+mod events;
 mod follow;
 mod groups;
 mod jumps;
