@@ -38,20 +38,24 @@ pub fn pausing(name: &str) -> Option<PathBuf> {
     }
 }
 
-/// Writes an x86 program, as `path`, that has a child execute a command, waits for it, and ends at the end of its input.
+/// Writes an x86 program, as `path`, that has a child execute a command, waits for it, and ends when somebody has opened the
+/// FIFO `until` for writing, or with the process that has started it.
 ///
 /// # Panics
 ///
 /// When it can't be written.
-pub fn starting(path: &Path, command: &[&str]) {
+pub fn starting(path: &Path, command: &[&str], until: &str) {
     let mut code = vec![
+        0xb8, 172, 0, 0, 0, 0xbb, 1, 0, 0, 0, 0xb9, 9, 0, 0, 0, 0xcd,
+        0x80, // prctl(PR_SET_PDEATHSIG, SIGKILL)
         0xb8, 2, 0, 0, 0, 0xcd, 0x80, // fork()
-        0x85, 0xc0, 0x74, 41, // in the child: go on after the parent's part
+        0x85, 0xc0, 0x74, 39, // in the child: go on after the parent's part
         0xb8, 7, 0, 0, 0, 0xbb, 0xff, 0xff, 0xff, 0xff, 0x31, 0xc9, 0x31, 0xd2, 0xcd,
         0x80, // waitpid(-1, 0, 0)
-        0xb8, 3, 0, 0, 0, 0x31, 0xdb, 0x31, 0xc9, 0xba, 1, 0, 0, 0, 0xcd, 0x80, // read(0, 0, 1)
+        0xb8, 5, 0, 0, 0, 0xbb, 0, 0, 0, 0, 0x31, 0xc9, 0xcd, 0x80, // open(until, O_RDONLY)
         0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80, // exit(0)
     ];
+    let opened = 17 + 11 + 16 + 6;
     // execve(words[0], words, 0), and exit if that fails.
     let words = BASE + HEADERS + code.len() as u32 + 26;
     let strings = words + 4 * (command.len() as u32 + 1);
@@ -67,8 +71,9 @@ pub fn starting(path: &Path, command: &[&str]) {
         code.extend(end.to_le_bytes());
         end += word.len() as u32 + 1;
     }
+    code[opened..opened + 4].copy_from_slice(&end.to_le_bytes());
     code.extend(0_u32.to_le_bytes());
-    for word in command {
+    for word in command.iter().chain([&until]) {
         code.extend(word.as_bytes());
         code.push(0);
     }

@@ -131,13 +131,22 @@ impl Victim {
     /// When the victim fails, or takes too long.
     pub fn run(&mut self, phase: &str) -> Truth {
         self.send(phase);
+        self.wait_done()
+    }
+
+    /// Waits for the end of a phase that was sent, and returns what the victim says about it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Victim::run`].
+    pub fn wait_done(&mut self) -> Truth {
         let mut truth = Truth::default();
         loop {
             let line = self.line();
             if line == "done" {
                 return truth;
             }
-            truth.read(&line).unwrap_or_else(|e| panic!("victim {} in phase {phase:?}: {e}", self.name));
+            truth.read(&line).unwrap_or_else(|e| panic!("victim {}: {e}", self.name));
         }
     }
 

@@ -1,10 +1,11 @@
 //! `--follow`: children, from their first instruction on, and the programs that they execute.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leakprobe_tests::cgroup::{self, Group};
@@ -469,35 +470,32 @@ fn without_room_a_child_is_left_out_and_told_of() {
 #[test]
 fn a_32_bit_program_of_a_child_is_left_out_and_what_it_starts_is_not() {
     let Some(path) = elf32::pausing("start32") else { return };
-    elf32::starting(&path, &[&compile::victim("follow").display().to_string(), "30", "10"]);
-    let output = probe::fresh_output();
-    let mut arguments = vec!["--follow".to_owned()];
-    let script = format!("{}; exit 3", path.display());
-    arguments.extend(probe::arguments(&output, &["--interval", "200ms", "--", "/bin/sh", "-c", &script]));
-    let mut command = run::command(&arguments);
-    let mut leakprobe =
-        command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("leakprobe starts");
-    wait_for(|| output.exists() && probe::reports(&output).iter().any(|report| report.warns("left_out")));
-    drop(leakprobe.stdin.take());
-    let status = run::wait(&mut leakprobe, run::patience()).expect("it ends when the program does");
-    assert_eq!(status.code(), Some(3), "the program's own");
-    let reports = probe::final_reports(&output);
+    let held = format!("{}.held", path.display());
+    let name = CString::new(held.as_str()).expect("no NUL");
+    // SAFETY: a NUL-terminated string and an integer.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0, "{held}");
+    elf32::starting(&path, &[&compile::victim("follow").display().to_string(), "30", "10"], &held);
+    let (mut victim, mut probe) = follow(&[]);
+    victim.send(&format!("spawn {}", path.display()));
+    let is_32_bit = |process: &&Process| process.name.starts_with("start32");
+    probe.report_with("a 32-bit program", |report| {
+        report.warns("left_out") && report.processes.iter().any(|process| is_32_bit(&process))
+    });
+    drop(fs::OpenOptions::new().write(true).open(&held).expect("it is read"));
+    victim.wait_done();
+    let reports = probe.finish();
     let report = last(&reports);
     let of_victim = report.sums_of(&["leak", "main"]);
     assert_eq!((of_victim.blocks, of_victim.bytes), (30, 300), "{}", report.digest());
-    let left_out: Vec<_> = report.warnings.iter().filter(|warning| warning.kind == "left_out").collect();
-    let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name");
-    assert!(
-        left_out.len() == 1 && left_out[0].text.contains(&format!("({name}) is a 32-bit program")),
-        "{left_out:?}"
-    );
-    let others: Vec<_> = report.warnings.iter().filter(|warning| warning.kind != "left_out").collect();
-    assert!(others.is_empty(), "{others:?}");
-    let row = report.processes.iter().find(|process| process.name == name).expect("a row");
+    let row = report.processes.iter().find(is_32_bit).expect("a row");
     assert_eq!((row.live_blocks, row.live_bytes), (0, 0));
+    let text = format!("process {} ({}) is a 32-bit program", row.pid, row.name);
+    assert!(matches!(&report.warnings[..], [only] if only.text.contains(&text)), "{:?}", report.warnings);
     kernel::check_gone();
-    let _ = fs::remove_file(&path);
-    let _ = fs::remove_file(&output);
+    victim.quit();
+    for file in [&held, &path.display().to_string()] {
+        let _ = fs::remove_file(file);
+    }
 }
 
 /// A master process with workers, started under leakprobe.
