@@ -4,7 +4,7 @@ use std::path::Path;
 
 use leakprobe_tests::probe::Probe;
 use leakprobe_tests::victim::Victim;
-use leakprobe_tests::{compile, kernel, text};
+use leakprobe_tests::{kernel, text};
 
 use crate::follow::{check_clean, child, follow, wait_for};
 use crate::last;
