@@ -32,7 +32,7 @@ use crate::{
         object::{ObjectCache, read_address_space},
         process::{Process, TargetError, Vitals},
         seccomp::{self, SeccompMode},
-        space::{AddressSpace, Object},
+        space::{AddressSpace, FileId, Object},
     },
 };
 
@@ -93,6 +93,8 @@ pub struct Watched {
     trampoline: u64,
     cut: Option<String>,
     failures: Vec<String>,
+    /// The program that it was last found to run, and that can be profiled.
+    fit: Option<FileId>,
     /// Its programs that cannot be profiled.
     refusals: Vec<String>,
     /// Allocators that were met when the process ran with them already.
@@ -160,6 +162,7 @@ impl Watched {
             trampoline: 0,
             cut: None,
             failures: Vec::new(),
+            fit: None,
             refusals: Vec::new(),
             late: Vec::new(),
             began_ns: None,
@@ -242,12 +245,20 @@ impl Watched {
 
     /// Whether it has executed a program that cannot be profiled. Asked at each look: one may come before the exec is told of.
     pub fn is_refused(&mut self) -> bool {
+        let program = self.process.program();
+        if program.is_some() && program == self.fit {
+            return false;
+        }
         let refusal = match self.process.check_program() {
             Err(error @ (TargetError::ThirtyTwoBit { .. } | TargetError::OtherMachine { .. })) => {
                 error.to_string()
             }
+            Ok(()) => {
+                self.fit = program;
+                return false;
+            }
             // Of one that has ended, the look tells.
-            Ok(()) | Err(_) => return false,
+            Err(_) => return false,
         };
         self.executed = None;
         if !self.refusals.contains(&refusal) && self.refusals.len() < MAX_FAILURES {
