@@ -78,23 +78,6 @@ fn once_it_has_grown_by_so_much_all_is_counted() {
     check_crossed(probe, victim);
 }
 
-/// While it waits, the event loop takes the signal, and once it runs the next one does; in between nobody listened.
-#[test]
-fn a_signal_while_probes_go_in_is_not_lost() {
-    let mut victim = Victim::start("leak", &[]);
-    let line = line_above(victim.pid());
-    let mut probe = Probe::launch(&[victim.pid()], &["--when-rss", &line]);
-    probe.wait_said(WAITING);
-    victim.run(GROW);
-    probe.wait_said("leakprobe: process");
-    probe.signal(libc::SIGINT);
-    let (code, said) = probe.outcome();
-    let is_stopped = code == Some(1) && said.contains("before probes were in place");
-    assert!(is_stopped || code == Some(0), "{code:?}: {said}");
-    check_untouched(victim.pid());
-    victim.quit();
-}
-
 /// All at once, and then no more: it is seen at one look or not at all.
 #[test]
 fn growth_in_one_burst_is_seen_in_a_window_shorter_than_a_look_takes_otherwise() {
