@@ -242,7 +242,7 @@ pub fn attach_inherited(
 ) -> Result<Attachment> {
     let definitions = loaded.inherited.as_mut().context("there are no programs for events")?;
     let events = definitions.attach((of.object, file), pid, arranged)?;
-    let links = events.into_iter().map(|(event, threads)| Link::Inherited { threads, event }).collect();
+    let links = events.into_iter().map(|(threads, event)| Link::Inherited { threads, event }).collect();
     let since_ns = clock::monotonic_ns();
     Ok(Attachment { of, links, since_ns, placed_ns: since_ns, is_foreseen: false })
 }

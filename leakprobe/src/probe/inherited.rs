@@ -192,7 +192,7 @@ impl Definitions {
         (object, file): (FileId, BorrowedFd<'_>),
         pid: u32,
         arranged: &[Arranged],
-    ) -> Result<Vec<(Arc<Event>, Threads)>> {
+    ) -> Result<Vec<(Threads, Arc<Event>)>> {
         check_room(pid, arranged.len())?;
         let path = bpf::fd_path(file);
         let mut events = Vec::new();
@@ -207,7 +207,8 @@ impl Definitions {
                 }
             };
             let threads = open_in_threads(event.id, pid)?;
-            events.push((event, threads));
+            // In the order in which they go, should the next one fail.
+            events.push((threads, event));
         }
         Ok(events)
     }

@@ -468,10 +468,16 @@ impl Session {
         let epoch = self.unwinding.epoch(target.number)?;
         self.unwinding.begin_anew(index as u32, epoch + (epoch & 1))?;
         let generation = target.generation;
-        let executed_ns = (target.flags & Target::FORKED == 0).then_some(executed_ns);
-        // What is made while probes go in for the first time misses nothing that this session is to know.
-        let times = (made_ns.max(self.started_ns), executed_ns);
-        let mut watched = Watched::child(process, &seed, (probes, guard), parent, (born, generation), times)?;
+        // Where it was not told of, not before it was made.
+        let executed_ns = (target.flags & Target::FORKED == 0).then_some(executed_ns.max(made_ns));
+        let mut watched = Watched::child(
+            process,
+            &seed,
+            (probes, guard),
+            parent,
+            (born, generation),
+            (made_ns, executed_ns),
+        )?;
         if is_replaced {
             watched.replace();
         }

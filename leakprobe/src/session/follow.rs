@@ -1,10 +1,7 @@
 //! The loop: reports by the clock, events as they come, until something ends the session.
 
 use std::{
-    os::unix::process::ExitStatusExt as _,
-    process::ExitStatus,
-    sync::{Arc, mpsc::RecvTimeoutError},
-    thread,
+    os::unix::process::ExitStatusExt as _, process::ExitStatus, sync::mpsc::RecvTimeoutError, thread,
     time::Duration,
 };
 
@@ -16,7 +13,6 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
@@ -65,9 +61,7 @@ enum End {
 }
 
 async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun) -> Result<u8> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut ending = session.ending.listen()?;
     // Said only now that a Ctrl-C brings a last report.
     session.begin(begun)?;
     let logger = session.options.verbose.then(|| read_diagnostics(&mut session)).transpose()?;
@@ -94,22 +88,16 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
     };
     tokio::pin!(over);
 
-    session.unwinding.begin_loop(Arc::clone(&session.ending.is_asked));
-    // One that came before this loop could be told.
-    let early = session.ending.signal();
     let end = loop {
         session.unwinding.begin_turn();
         tokio::select! {
             biased;
-            () = std::future::ready(()), if early.is_some() => {
-                if let Some(signal @ (Signal::SIGTERM | Signal::SIGHUP)) = early {
+            signal = ending.first() => {
+                if signal != Signal::SIGINT {
                     forward(started.as_ref(), signal);
                 }
                 break End::Asked
             }
-            _ = interrupt.recv() => break End::Asked,
-            _ = terminate.recv() => { forward(started.as_ref(), Signal::SIGTERM); break End::Asked }
-            _ = hangup.recv() => { forward(started.as_ref(), Signal::SIGHUP); break End::Asked }
             Some(over) = exits.recv() => {
                 if session.options.follow {
                     // What it has made before its end has its probes, and goes on.
@@ -168,7 +156,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         }
     };
     // A second Ctrl-C need not wait for the last report.
-    drop((interrupt, terminate, hangup));
+    drop(ending);
     signals::restore_defaults_soon();
     if let Some(logger) = logger {
         logger.abort();

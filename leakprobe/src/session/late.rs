@@ -65,6 +65,23 @@ impl Doubtful {
     }
 }
 
+/// What to say of those that execute programs which cannot be profiled.
+pub fn refused(watched: &[Watched]) -> Vec<Warning> {
+    let mut refusals = watched.iter().flat_map(Watched::refusals);
+    let left_out = |text: String| Warning { kind: "left_out".to_owned(), text: format!("left out: {text}") };
+    let mut warnings: Vec<Warning> = refusals
+        .by_ref()
+        .take(MAX_TOLD)
+        .map(|why| left_out(format!("{why} (what it executes or starts is recorded where it can be)")))
+        .collect();
+    let others = refusals.count();
+    if others > 0 {
+        warnings
+            .push(left_out(format!("{} more that cannot be profiled", counted(others as u64, "program"))));
+    }
+    warnings
+}
+
 /// What to say of those that there was no room for, of so many.
 pub fn crowded_out(pids: &BTreeSet<u32>, room: usize) -> Option<Warning> {
     let pids: Vec<u32> = pids.iter().copied().collect();

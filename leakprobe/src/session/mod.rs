@@ -129,7 +129,7 @@ pub struct Session {
 
 impl Session {
     /// Opens the output, and loads the BPF programs; nothing is probed yet.
-    pub fn prepare(options: Options, ending: Ending) -> Result<Self> {
+    pub fn prepare(options: Options) -> Result<Self> {
         let members = match &options.subject {
             Subject::Processes(selection) => Members::new(selection)?,
             Subject::Command(_) | Subject::Demo | Subject::Kernel => Members::default(),
@@ -217,7 +217,7 @@ impl Session {
             notes: Vec::new(),
             crowded_out: BTreeSet::new(),
             stopped_ns: None,
-            ending,
+            ending: Ending::default(),
             hazardous: watched::kernel_is_hazardous(),
             started_ns: now,
             last_report_ns: now,
@@ -416,6 +416,7 @@ impl Session {
         all.extend(self.hidden_allocators());
         all.extend(self.unmatched_prefixes());
         all.extend(self.unmatched_objects());
+        all.extend(late::refused(&self.watched));
         all.extend(late::crowded_out(&self.crowded_out, self.room));
         all.extend(self.children.doubts());
         all.extend(late::warnings(&self.watched, self.unseen));

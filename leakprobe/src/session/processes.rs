@@ -301,6 +301,7 @@ impl Session {
                     self.learn_break(index);
                     self.look(index)?;
                     self.watched[index].begin();
+                    self.watched[index].unsettle();
                     new.push(index);
                 }
                 Err(error) => self.leave_out(pid, known, format!("{error:#}")),

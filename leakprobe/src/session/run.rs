@@ -1,6 +1,6 @@
 //! Sessions from their beginning to their end: over running processes, or a program that is started.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -22,12 +22,13 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
     }
     let mut processes = selection.pids.into_iter().map(Process::open).collect::<Result<Vec<_>, _>>()?;
     let ending = note_ending()?;
-    let (begun, has_waited) = match trigger::wait(&options, &mut processes)? {
+    let (begun, has_waited) = match trigger::wait(&options, &mut processes, &ending)? {
         trigger::Waited::NotAtAll => (begun, false),
         trigger::Waited::Until(begun, _) => (begun, true),
         trigger::Waited::ForNothing => return Ok(()),
     };
-    let mut session = Session::prepare(options, ending)?;
+    let mut session = Session::prepare(options)?;
+    session.heed(ending);
     // Who was waited for can have ended since, and others can come.
     let may_be_empty = has_waited && session.waits_for_more();
     if !has_waited {
@@ -51,9 +52,16 @@ fn note_ending() -> Result<Ending> {
 }
 
 impl Session {
+    /// Has signals end it.
+    fn heed(&mut self, ending: Ending) {
+        self.unwinding.heed(Arc::clone(&ending.is_asked));
+        self.ending = ending;
+    }
+
     /// Puts probes into the processes that were named, and those that belong to what was asked for.
     fn attach(&mut self, named: Vec<Process>) -> Result<()> {
         for process in named {
+            self.require_time()?;
             self.watch_one(process)?;
         }
         self.follow_ranges()?;
@@ -111,7 +119,7 @@ impl Session {
         match self.watch(process) {
             Err(_)
                 if self.room > 1
-                    && !Process::open(pid).is_ok_and(|process| process.start_time() == start) =>
+                    && !Process::hold(pid).is_ok_and(|process| process.start_time() == start) =>
             {
                 if let Some(target) = self.maps.target(pid)? {
                     self.maps.remove_target(pid, target.born)?;
@@ -129,11 +137,13 @@ pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Resu
     if let Some(refusal) = features::refusal_here() {
         bail!(refusal);
     }
-    let mut session = Session::prepare(options, note_ending()?)?;
+    let mut session = Session::prepare(options)?;
     let held = launch::start(command)?;
     limits::raise_open_files();
     session.watch(Process::open(held.pid())?)?;
     session.follow_ranges()?;
     let started = held.run_to_entry(|| session.look(0).map(drop))?;
+    // Until then a signal ends leakprobe as ever, and the program with it; what it ignores, the program does too.
+    session.heed(note_ending()?);
     follow::block_on(session, Some(started), begun)
 }

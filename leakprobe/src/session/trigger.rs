@@ -6,10 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Begun, members::Members, watched};
 use crate::{
@@ -18,6 +15,7 @@ use crate::{
         escape::visible,
         units::{count, duration, size},
     },
+    sys::signals::Ending,
     target::{
         discovery::Discovery,
         family::with_prefixes,
@@ -52,7 +50,7 @@ pub enum Waited {
 
 /// Waits as the options say. The processes that were named one by one are checked first: what cannot be profiled is told
 /// of at once, and not when it has grown. Those that end meanwhile are left out of them.
-pub fn wait(options: &Options, named: &mut Vec<Process>) -> Result<Waited> {
+pub fn wait(options: &Options, named: &mut Vec<Process>, ending: &Ending) -> Result<Waited> {
     let Subject::Processes(selection) = &options.subject else { return Ok(Waited::NotAtAll) };
     if options.trigger.is_none() {
         return Ok(Waited::NotAtAll);
@@ -70,7 +68,7 @@ pub fn wait(options: &Options, named: &mut Vec<Process>) -> Result<Waited> {
         .enable_all()
         .build()
         .context("failed to start the event loop")?
-        .block_on(until(options.trigger, options.follow, members, &mut sizes))?;
+        .block_on(until(options.trigger, options.follow, members, &mut sizes, ending))?;
     named.retain(|process| sizes.0.contains_key(&process.pid()) && !process.has_ended().unwrap_or(true));
     // With --follow it can be a child, whose parents may have ended.
     if let (Waited::Until(_, pid), true) = (&waited, options.follow)
@@ -101,19 +99,21 @@ fn check(options: &Options, process: &Process) -> Result<()> {
     Ok(())
 }
 
-async fn until(trigger: Trigger, follow: bool, mut members: Members, sizes: &mut Sizes) -> Result<Waited> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn until(
+    trigger: Trigger,
+    follow: bool,
+    mut members: Members,
+    sizes: &mut Sizes,
+    ending: &Ending,
+) -> Result<Waited> {
+    let mut ending = ending.listen()?;
     let mut looks = interval(between(trigger));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = false;
     loop {
         tokio::select! {
             biased;
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            _ = hangup.recv() => break,
+            _ = ending.first() => break,
             _ = looks.tick() => {}
         }
         let now = Instant::now();

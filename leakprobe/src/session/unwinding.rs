@@ -138,8 +138,8 @@ impl ObjectTables {
         }
     }
 
-    /// The loop begins: from now on no tables are made any more once `stop` is set.
-    pub fn begin_loop(&mut self, stop: Arc<AtomicBool>) {
+    /// No tables are made any more once `stop` is set.
+    pub fn heed(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
     }
 

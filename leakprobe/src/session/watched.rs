@@ -95,12 +95,15 @@ pub struct Watched {
     failures: Vec<String>,
     /// The program that it was last found to run, and that can be profiled.
     fit: Option<FileId>,
-    /// Its programs that cannot be profiled.
+    /// Its programs that cannot be profiled, and whether the present one is such.
     refusals: Vec<String>,
+    is_refused: bool,
     /// Allocators that were met when the process ran with them already.
     late: Vec<Late>,
     /// When its program began, as long as what that has at first was not seen. `CLOCK_MONOTONIC` nanoseconds.
     began_ns: Option<u64>,
+    /// From when on what it does is to be in the reports, or what the one did that made it; the same clock.
+    counted_ns: u64,
     /// Whether its probes may have gone with a thread when it executed a program: see [`Watched::put_in_again`].
     is_replaced: bool,
     /// Whether all that it had at first is probed.
@@ -164,8 +167,10 @@ impl Watched {
             failures: Vec::new(),
             fit: None,
             refusals: Vec::new(),
+            is_refused: false,
             late: Vec::new(),
             began_ns: None,
+            counted_ns: 0,
             is_replaced: false,
             is_settled: false,
             executed: None,
@@ -182,6 +187,9 @@ impl Watched {
     pub fn begin(&mut self) {
         self.refresh();
         self.is_settled = true;
+        if self.counted_ns == 0 {
+            self.counted_ns = clock::monotonic_ns();
+        }
         self.start = self.last.clone();
         self.since = Instant::now();
     }
@@ -240,11 +248,22 @@ impl Watched {
     fn begin_program(&mut self, at_ns: u64) {
         (self.executed, self.is_linked) = (Some(Instant::now()), false);
         self.taken_ns = at_ns;
-        self.began_ns = Some(at_ns);
+        self.begin_at(at_ns);
+    }
+
+    /// Its program has begun at that time, or it was made then: what comes before that counts does not matter.
+    fn begin_at(&mut self, at_ns: u64) {
+        self.began_ns = Some(at_ns.max(self.counted_ns));
+    }
+
+    /// It is one of a group, and may have been met before its program began: what it has then is not late.
+    pub fn unsettle(&mut self) {
+        self.is_settled = self.has_allocator();
     }
 
     /// Whether it has executed a program that cannot be profiled. Asked at each look: one may come before the exec is told of.
     pub fn is_refused(&mut self) -> bool {
+        self.is_refused = false;
         let program = self.process.program();
         if program.is_some() && program == self.fit {
             return false;
@@ -261,6 +280,7 @@ impl Watched {
             Err(_) => return false,
         };
         self.executed = None;
+        self.is_refused = true;
         if !self.refusals.contains(&refusal) && self.refusals.len() < MAX_FAILURES {
             self.refusals.push(refusal);
         }

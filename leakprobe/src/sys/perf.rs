@@ -108,7 +108,7 @@ fn open(attributes: Attributes, thread: i32) -> io::Result<OwnedFd> {
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
     let attributes =
         Attributes { size: size_of::<Attributes>() as u32, sample_period: 1, wakeup_events: 1, ..attributes };
-    descriptor(|| {
+    let opened = || {
         // SAFETY: the structure is as long as its `size` says, and outlives the call, as does the string that
         // `config1` may point to.
         unsafe {
@@ -122,7 +122,14 @@ fn open(attributes: Attributes, thread: i32) -> io::Result<OwnedFd> {
                 PERF_FLAG_FD_CLOEXEC,
             )
         }
-    })
+    };
+    loop {
+        match descriptor(opened) {
+            // Its locks give way to signals, which are only noted.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Attaches a program to a perf event, which has it until it is closed: the way of kernels before 5.15.

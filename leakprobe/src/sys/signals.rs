@@ -1,9 +1,9 @@
-//! Signal dispositions.
+//! The signals that end a session: Ctrl-C, SIGTERM, and SIGHUP unless it is ignored, as under nohup.
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering},
     },
     thread,
@@ -11,16 +11,31 @@ use std::{
 };
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use tokio::signal::unix::{self, SignalKind};
 
 use super::clock;
 
 /// Signals that come closer together are one: timeout(1) sends its signal to the process and to its group.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// Whether an ending signal has come, for work that no event loop waits beside.
+/// The signals, SIGHUP last.
+const ALL: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Those that are heeded.
+fn heeded() -> &'static [Signal] {
+    static IS_HANGUP_IGNORED: OnceLock<bool> = OnceLock::new();
+    let is_ignored = || {
+        let status = procfs::process::Process::myself().and_then(|process| process.status());
+        status.is_ok_and(|status| status.sigign & (1 << (Signal::SIGHUP as u32 - 1)) != 0)
+    };
+    let number = if *IS_HANGUP_IGNORED.get_or_init(is_ignored) { 2 } else { 3 };
+    &ALL[..number]
+}
+
+/// Whether an ending signal has come.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    /// Set when one has come.
+    /// Set when one has come, for work that is to stop then.
     pub is_asked: Arc<AtomicBool>,
     /// Which one; 0: none.
     signal: Arc<AtomicI32>,
@@ -34,10 +49,10 @@ impl Ending {
     pub fn note() -> io::Result<Self> {
         let ending = Self::default();
         let first_ns = Arc::new(AtomicU64::new(0));
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        for &signal in heeded() {
             let (ending, first_ns) = (ending.clone(), Arc::clone(&first_ns));
             // SAFETY: loads and stores of atomics, the clock, sigaction and raise may be used in a signal handler, and none of
-            // them can panic.
+            // them can panic; what is heeded is known by now.
             unsafe {
                 signal_hook_registry::register(signal as i32, move || {
                     let now_ns = clock::monotonic_ns();
@@ -63,6 +78,53 @@ impl Ending {
     pub fn signal(&self) -> Option<Signal> {
         Signal::try_from(self.signal.load(Ordering::Relaxed)).ok()
     }
+
+    /// A wait for the first signal, in an event loop.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn listen(&self) -> io::Result<Listener> {
+        let hangup = heeded().contains(&Signal::SIGHUP).then(|| unix::signal(SignalKind::hangup()));
+        Ok(Listener {
+            ending: self.clone(),
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+            hangup: hangup.transpose()?,
+        })
+    }
+}
+
+/// Waits for the first signal.
+#[derive(Debug)]
+pub struct Listener {
+    ending: Ending,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hangup: Option<unix::Signal>,
+}
+
+impl Listener {
+    /// The first signal: at once, if it has come.
+    pub async fn first(&mut self) -> Signal {
+        let Self { ending, interrupt, terminate, hangup } = self;
+        loop {
+            // It was noted before the runtime was told.
+            if let Some(signal) = ending.signal() {
+                return signal;
+            }
+            let hung_up = async {
+                match hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hung_up => {}
+            }
+        }
+    }
 }
 
 /// Gives the ending signals back their default effect a moment from now, so that a second Ctrl-C ends the
@@ -77,7 +139,7 @@ pub fn restore_defaults_soon() {
 
 fn restore_defaults() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for &signal in heeded() {
         // SAFETY: the default disposition runs no code of ours.
         let _ = unsafe { sigaction(signal, &default) };
     }

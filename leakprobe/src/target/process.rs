@@ -144,7 +144,7 @@ impl Process {
 
     /// Whether it has ended, and another process has its number.
     pub fn number_is_anothers(&self) -> bool {
-        let other = || Self::open(self.pid).is_ok_and(|other| other.start_time != self.start_time);
+        let other = || Self::hold(self.pid).is_ok_and(|other| other.start_time != self.start_time);
         self.has_ended().unwrap_or(false) && other()
     }
 

@@ -1,6 +1,7 @@
 //! `leakprobe [options] -- COMMAND ARGUMENTS`.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 
 use leakprobe_tests::report::State;
 use leakprobe_tests::{compile, probe, run};
@@ -54,6 +55,31 @@ fn a_command_that_is_killed_passes_on_its_signal() {
     assert_eq!(ended.status.code(), Some(128 + 9), "as a shell says it: {ended:?}");
     // And another one after it is as well as ever.
     assert_eq!(profile(&[&program]).0.status.code(), Some(3));
+}
+
+/// As under nohup: neither leakprobe nor the program minds a hangup.
+#[test]
+fn a_hangup_that_is_ignored_stays_so() {
+    let script = "while read name value; do [ $name = SigIgn: ] && echo $value; done < /proc/self/status; \
+                  kill -HUP $PPID; kill -HUP $$; exit 5";
+    let output = probe::fresh_output();
+    let arguments = probe::arguments(&output, &["--", "/bin/sh", "-c", script]);
+    let mut command = run::command(&arguments);
+    let ignore = || {
+        // SAFETY: signal takes two numbers.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        Ok(())
+    };
+    // SAFETY: what is done there may be done between fork and exec.
+    unsafe { command.pre_exec(ignore) };
+    let ended = run::to_end(&mut command);
+    assert_eq!(ended.status.code(), Some(5), "{ended:?}");
+    let mask = u64::from_str_radix(ended.stdout.trim(), 16).expect("a mask");
+    assert_eq!(mask & 1 << (libc::SIGHUP - 1), 1 << (libc::SIGHUP - 1), "{ended:?}");
+    // It has seen the end, and not a signal before.
+    let reports = probe::final_reports(&output);
+    assert_eq!(last(&reports).processes[0].state, State::Exited(Some("exit status 5".into())));
+    let _ = fs::remove_file(&output);
 }
 
 #[test]

@@ -71,7 +71,10 @@ fn what_a_program_makes_before_it_is_looked_at_has_its_probes() {
     let mut probe = Probe::attach(victim.pid(), &["--follow", "--interval", "300ms"]);
     // In the first five seconds all that is made is given probes of its own, which the parent's making could have missed.
     probe.report_with("what is not of the first seconds", |report| report.elapsed_seconds > 6.0);
+    // It stands still until all are made.
+    probe.signal(libc::SIGSTOP);
     victim.run(&format!("descend {DEPTH} 20 30 {program}"));
+    probe.signal(libc::SIGCONT);
     let members = DEPTH as usize + 2;
     probe.report_with("all of them", |report| report.processes.len() == members);
     victim.run(&format!("start {}", DEPTH + 1));

@@ -42,12 +42,16 @@ fn processes_share_the_events_on_what_they_map() {
     alone.finish();
     let mut truth = vec![(victim.pid(), 0, 0)];
     truth.extend((0..6).map(|_| (child(&mut victim, "fork"), 0, 0)));
-    let probe = Probe::attach(victim.pid(), &["--follow"]);
+    // The first one defines them, and ends before the others.
+    let probe = Probe::attach_all(&[truth[1].0, victim.pid()], &["--follow"]);
     assert_eq!(kernel::events().len(), number);
     for child in 0..6 {
         victim.run(&format!("at {child} leak {} 10", child + 1));
         truth[child + 1] = (truth[child + 1].0, child as u64 + 1, 10 * (child as u64 + 1));
     }
+    victim.run("end 0");
+    victim.run("at 1 leak 5 10");
+    truth[2] = (truth[2].0, 2 + 5, 10 * (2 + 5));
     let reports = probe.finish();
     last(&reports).check_processes(&truth);
     check_clean(last(&reports));
@@ -57,7 +61,7 @@ fn processes_share_the_events_on_what_they_map() {
 #[test]
 fn when_it_is_stopped_while_probes_go_in_nothing_is_left() {
     let mut victim = Victim::start("follow", &[]);
-    let children: Vec<u32> = (0..12).map(|_| child(&mut victim, "fork")).collect();
+    let children: Vec<u32> = (0..16).map(|_| child(&mut victim, "fork")).collect();
     let mut stopped = 0;
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGINT] {
         let mut probe = Probe::launch(&[victim.pid()], &["--follow"]);

@@ -1,15 +1,12 @@
 //! The loop: reports by the clock until something ends the session.
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::KernelSession;
 use crate::{
     session::{Begun, assemble::Occasion, follow::SAMPLE, output::Reader},
-    sys::signals,
+    sys::signals::{self, Ending},
 };
 
 /// Runs the loop to its end.
@@ -22,9 +19,7 @@ pub fn block_on(session: KernelSession, begun: Begun) -> Result<()> {
 }
 
 async fn follow(mut session: KernelSession, begun: Begun) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let mut ending = Ending::note()?.listen()?;
     // Said only now that a Ctrl-C brings a last report.
     session.begin(begun)?;
     let begin = Instant::now();
@@ -45,16 +40,14 @@ async fn follow(mut session: KernelSession, begun: Begun) -> Result<()> {
     while reader == Reader::Listens {
         tokio::select! {
             biased;
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            _ = hangup.recv() => break,
+            _ = ending.first() => break,
             () = &mut over => break,
             _ = reports.tick() => reader = session.report(Occasion::Interval)?,
             _ = looks.tick() => session.notice_modules()?,
         }
     }
     // A second Ctrl-C need not wait for the last report.
-    drop((interrupt, terminate, hangup));
+    drop(ending);
     signals::restore_defaults_soon();
     session.notice_modules()?;
     session.stop()?;

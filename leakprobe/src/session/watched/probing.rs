@@ -149,16 +149,17 @@ impl Watched {
         std::mem::replace(&mut self.attachments, anew)
     }
 
-    /// Notes an allocator that comes after others, with another program or opened since, with probes that were in place at
-    /// `placed_ns`. A member of a group that was met before its program began has had none.
+    /// Notes an allocator that comes with another program or was opened since, with probes that were in place at `placed_ns`.
     fn note_late(&mut self, object: &Object, placed_ns: u64) {
-        if !self.is_settled || self.attachments.is_empty() {
+        if !self.is_settled {
             return;
         }
         let object = crate::report::escape::visible(&object.path.to_string_lossy()).into_owned();
-        let is_known = self.late.iter().any(|late| late.object == object);
-        if !is_known && self.late.len() < MAX_FAILURES {
-            let by_ns = self.began_ns.map(|began_ns| placed_ns.saturating_sub(began_ns));
+        let by_ns = self.began_ns.map(|began_ns| placed_ns.saturating_sub(began_ns));
+        if let Some(late) = self.late.iter_mut().find(|late| late.object == object) {
+            // Not known is longer than any time.
+            late.by_ns = late.by_ns.zip(by_ns).map(|(one, other)| one.max(other));
+        } else if self.late.len() < MAX_FAILURES {
             self.late.push(Late { object, by_ns });
         }
     }
@@ -192,6 +193,7 @@ impl Watched {
         if !self.is_unseen() {
             self.began_ns = None;
         }
+        self.is_settled |= self.counted_ns != 0 && self.has_allocator();
     }
 
     /// Takes the probes out of its keeping, to be detached.

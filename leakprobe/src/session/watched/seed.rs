@@ -27,6 +27,8 @@ pub struct Seed {
     space: Option<AddressSpace>,
     book: u32,
     throwing: bool,
+    /// From when on what it does is to be in the reports, `CLOCK_MONOTONIC` nanoseconds.
+    counted_ns: u64,
 }
 
 /// Longer than a fork takes, nanoseconds: seconds for 100 GB of small pages. When it ends is known and not when it began,
@@ -108,6 +110,7 @@ impl Watched {
             space: self.space_now().cloned(),
             book: self.book,
             throwing: self.throwing,
+            counted_ns: self.counted_ns,
         });
         self.seed = Some(Arc::clone(&seed));
         seed
@@ -133,9 +136,10 @@ impl Watched {
         watched.programs = generation.wrapping_sub(born) + 1;
         watched.attachments = attachments;
         watched.is_settled = true;
+        watched.counted_ns = seed.counted_ns;
         match executed_ns {
             Some(at_ns) => watched.begin_program(at_ns),
-            None => watched.began_ns = Some(made_ns),
+            None => watched.begin_at(made_ns),
         }
         watched.guard = Some(guard);
         watched.placed.clone_from(&seed.placed);

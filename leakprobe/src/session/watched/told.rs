@@ -65,6 +65,11 @@ impl Watched {
         &self.late
     }
 
+    /// Its programs that cannot be profiled, in words.
+    pub fn refusals(&self) -> &[String] {
+        &self.refusals
+    }
+
     /// Whether its probes may have gone with a thread when it executed a program.
     pub fn is_replaced(&self) -> bool {
         self.is_replaced
@@ -101,12 +106,7 @@ impl Watched {
         for failure in &self.failures {
             warnings.push(warning("probes_missing", failure.clone()));
         }
-        for refusal in &self.refusals {
-            let text =
-                format!("left out: {refusal} (what it executes or starts is recorded where it can be)");
-            warnings.push(warning("left_out", text));
-        }
-        if !self.discovery.has_allocator() && self.refusals.is_empty() {
+        if !self.discovery.has_allocator() && !self.is_refused {
             warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
         }
         let is_unknown = |found: &&FoundObject| !found.family.known && found.family.name != OPERATOR_NEW;
