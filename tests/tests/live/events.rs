@@ -9,6 +9,12 @@ use leakprobe_tests::{kernel, text};
 use crate::follow::{check_clean, child, follow, wait_for};
 use crate::last;
 
+/// The events of one leakprobe.
+fn events_of(id: u32) -> Vec<String> {
+    let own = format!("leakprobe_{id}/");
+    kernel::events().into_iter().filter(|name| name.starts_with(&own)).collect()
+}
+
 #[test]
 fn children_live_on_when_leakprobe_is_killed_and_the_next_one_cleans_up() {
     let (mut victim, mut probe) = follow(&[]);
@@ -37,14 +43,14 @@ fn children_live_on_when_leakprobe_is_killed_and_the_next_one_cleans_up() {
 fn processes_share_the_events_on_what_they_map() {
     let mut victim = Victim::start("follow", &[]);
     let alone = Probe::attach(victim.pid(), &["--follow"]);
-    let number = kernel::events().len();
+    let number = events_of(alone.id()).len();
     assert!(number > 0);
     alone.finish();
     let mut truth = vec![(victim.pid(), 0, 0)];
     truth.extend((0..6).map(|_| (child(&mut victim, "fork"), 0, 0)));
     // The first one defines them, and ends before the others.
     let probe = Probe::attach_all(&[truth[1].0, victim.pid()], &["--follow"]);
-    assert_eq!(kernel::events().len(), number);
+    assert_eq!(events_of(probe.id()).len(), number);
     for child in 0..6 {
         victim.run(&format!("at {child} leak {} 10", child + 1));
         truth[child + 1] = (truth[child + 1].0, child as u64 + 1, 10 * (child as u64 + 1));
@@ -65,7 +71,8 @@ fn when_it_is_stopped_while_probes_go_in_nothing_is_left() {
     let mut stopped = 0;
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGINT] {
         let mut probe = Probe::launch(&[victim.pid()], &["--follow"]);
-        wait_for(|| !kernel::events().is_empty());
+        let id = probe.id();
+        wait_for(|| !events_of(id).is_empty());
         probe.signal(signal);
         let (code, said) = probe.outcome();
         let is_stopped = code == Some(1) && said.contains("before probes were in place");
@@ -75,7 +82,7 @@ fn when_it_is_stopped_while_probes_go_in_nothing_is_left() {
             text::check_whole(pid);
         }
         kernel::check_gone();
-        assert_eq!(kernel::events(), [""; 0], "events are left");
+        assert_eq!(events_of(id), [""; 0], "events are left");
     }
     assert!(stopped > 0, "it was never stopped in time");
     victim.quit();
