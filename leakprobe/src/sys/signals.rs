@@ -35,7 +35,7 @@ fn heeded() -> &'static [Signal] {
 /// Whether an ending signal has come.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    /// Set when one has come, for work that is to stop then.
+    /// Set when one has come, for work that is to stop then and does not care which.
     pub is_asked: Arc<AtomicBool>,
     /// Which one; 0: none.
     signal: Arc<AtomicI32>,
