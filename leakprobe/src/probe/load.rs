@@ -323,16 +323,17 @@ fn load_one<P>(
     ebpf: &mut Ebpf,
     globals: &Globals,
     name: &str,
-    load: impl FnOnce(&mut P) -> Result<(), ProgramError>,
+    load: impl Fn(&mut P) -> Result<(), ProgramError>,
 ) -> Result<()>
 where
     for<'a> &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     match load(program::<P>(ebpf, name)?) {
         Ok(()) => Ok(()),
-        Err(error) => {
+        Err(_) => {
             Relocated::new(OBJECT, ebpf, &globals.bytes())?.load(name, 0)?;
-            Err(error).with_context(|| format!("failed to load the BPF program {name}"))
+            // It is not refused: a signal has broken the verifier off, and of that aya says "invalid argument".
+            load(program::<P>(ebpf, name)?).with_context(|| format!("failed to load the BPF program {name}"))
         }
     }
 }

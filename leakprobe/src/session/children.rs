@@ -416,8 +416,9 @@ impl Session {
                 self.take_early_copies(index)
             }
             Err(error) => {
-                // One that has ended meanwhile is not left out.
-                let is_there = Process::hold(pid).is_ok_and(|process| process.start_time() == start);
+                // One that has ended meanwhile, or is about to and has no memory any more, is not left out.
+                let is_it = |process: Process| process.start_time() == start && process.vitals().is_ok();
+                let is_there = Process::hold(pid).is_ok_and(is_it);
                 if is_there && self.members.leave_out(pid) {
                     self.note("left_out", format!("left out: {error:#}"));
                 }

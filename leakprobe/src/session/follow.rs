@@ -188,7 +188,7 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         End::ReaderGone => Ok(Reader::Gone),
         End::AllExited | End::Asked | End::DurationOver => session.report(Occasion::End),
     };
-    telling_if_slow("the last report is complete; taking the probes out", || session.take_out());
+    telling_if_slow("the last report is complete; taking the probes out".to_owned(), || session.take_out());
     reported?;
     let demo = session.options.subject == Subject::Demo;
     drop(session);
@@ -198,23 +198,29 @@ async fn follow(mut session: Session, mut started: Option<Started>, begun: Begun
         return Ok(0);
     }
     match started.as_mut() {
-        Some(started) => Ok(exit_code(started.wait().context("failed to wait for the program")?)),
+        Some(started) => {
+            let what = format!("waiting for the program, process {}, to end", started.pid());
+            let status =
+                telling_if_slow(what, || started.wait()).context("failed to wait for the program")?;
+            Ok(exit_code(status))
+        }
         None => Ok(0),
     }
 }
 
 /// Says what is being done, if it takes long.
-pub(super) fn telling_if_slow(what: &'static str, work: impl FnOnce()) {
+pub(super) fn telling_if_slow<T>(what: String, work: impl FnOnce() -> T) -> T {
     let (done, is_done) = std::sync::mpsc::channel::<()>();
     let teller = thread::Builder::new().spawn(move || {
         if is_done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             eprintln!("leakprobe: {what}");
         }
     });
-    work();
+    let outcome = work();
     drop(done);
     // Who could not be given a thread is not told.
     let _ = teller.map(thread::JoinHandle::join);
+    outcome
 }
 
 /// Takes in what the programs have told by now.

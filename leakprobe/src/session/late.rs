@@ -9,7 +9,7 @@ use crate::{
     sys::clock,
 };
 
-/// Objects that are told of.
+/// Objects that are told of, and processes of each.
 const MAX_TOLD: usize = 8;
 
 /// What to say of them. `unseen`: how many executed programs had ended before they were looked at.
@@ -127,13 +127,14 @@ fn told<'a>(late: impl Iterator<Item = (u32, &'a [Late])>) -> Vec<Warning> {
     warnings
 }
 
-/// `process 7 and 2 others`.
+/// `process 7`, `processes 7, 8 and 9`, `processes 1, 2, 3, 4, 5, 6, 7, 8 and 3 others`.
 fn named(pids: &[u32]) -> String {
+    let listed = |pids: &[u32]| pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     match pids {
-        [pid] => format!("process {pid}"),
-        [pid, _] => format!("process {pid} and another one"),
-        [pid, more @ ..] => format!("process {pid} and {} others", more.len()),
         [] => String::new(),
+        [pid] => format!("process {pid}"),
+        [some @ .., last] if some.len() <= MAX_TOLD => format!("processes {} and {last}", listed(some)),
+        [..] => format!("processes {} and {} others", listed(&pids[..MAX_TOLD]), pids.len() - MAX_TOLD),
     }
 }
 
@@ -162,10 +163,14 @@ mod tests {
         assert_eq!(
             texts,
             [
-                ("/lib/libc.so came to process 8 and another one", false),
-                ("/lib/libjemalloc.so.2 came to process 7 and 2 others", true)
+                ("/lib/libc.so came to processes 8 and 9", false),
+                ("/lib/libjemalloc.so.2 came to processes 7, 8 and 9", true)
             ]
         );
+        let pids: Vec<u32> = (1..=9).collect();
+        assert_eq!(named(&pids), "processes 1, 2, 3, 4, 5, 6, 7, 8 and 9");
+        let pids: Vec<u32> = (1..=11).collect();
+        assert_eq!(named(&pids), "processes 1, 2, 3, 4, 5, 6, 7, 8 and 3 others");
         let many: Vec<Late> =
             (0..20).map(|number| Late { object: format!("/bin/{number}"), by_ns: None }).collect();
         let told = told([(1, &many[..])].into_iter());

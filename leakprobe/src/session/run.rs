@@ -40,7 +40,7 @@ pub fn run_processes(options: Options, begun: Begun) -> Result<()> {
         return follow::block_on(session, None, begun).map(drop);
     }
     if let Err(error) = attached.and_then(|()| session.require_something()) {
-        follow::telling_if_slow("taking the probes out again", || session.take_out());
+        follow::telling_if_slow("taking the probes out again".to_owned(), || session.take_out());
         return Err(error);
     }
     follow::block_on(session, None, begun).map(drop)

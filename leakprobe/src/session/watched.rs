@@ -299,6 +299,8 @@ impl Watched {
         self.begin_program(at_ns);
         self.looked = None;
         self.seed = None;
+        // What the program before it missed is not in the reports any more.
+        self.late.clear();
     }
 
     /// Reads its mappings; `None` when it has ended.
