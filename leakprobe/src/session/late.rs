@@ -77,7 +77,7 @@ pub fn refused(watched: &[Watched]) -> Vec<Warning> {
     let others = refusals.count();
     if others > 0 {
         warnings
-            .push(left_out(format!("{} more that cannot be profiled", counted(others as u64, "program"))));
+            .push(left_out(format!("{} that cannot be profiled", counted(others as u64, "more program"))));
     }
     warnings
 }

@@ -236,6 +236,7 @@ impl Session {
     /// Probes are in place: from now on time counts.
     fn begin(&mut self, begun: Begun) -> Result<()> {
         self.watched.iter_mut().for_each(Watched::begin);
+        self.watched.iter_mut().for_each(Watched::count_from_now);
         let now = clock::monotonic_ns();
         (self.started_ns, self.last_report_ns, self.analyst) = (now, now, Analyst::new(now));
         eprintln!("leakprobe: probes in place ({} ms)", begun.at.elapsed().as_millis());

@@ -299,9 +299,9 @@ impl Session {
             match self.watch(process) {
                 Ok(index) => {
                     self.learn_break(index);
+                    self.watched[index].be_member();
                     self.look(index)?;
                     self.watched[index].begin();
-                    self.watched[index].unsettle();
                     new.push(index);
                 }
                 Err(error) => self.leave_out(pid, known, format!("{error:#}")),

@@ -106,6 +106,8 @@ pub struct Watched {
     counted_ns: u64,
     /// Whether its probes may have gone with a thread when it executed a program: see [`Watched::put_in_again`].
     is_replaced: bool,
+    /// Whether it was found among those that are looked for.
+    is_member: bool,
     /// Whether all that it had at first is probed.
     is_settled: bool,
     /// When it executed a program, as long as what that has mapped was not seen.
@@ -172,6 +174,7 @@ impl Watched {
             began_ns: None,
             counted_ns: 0,
             is_replaced: false,
+            is_member: false,
             is_settled: false,
             executed: None,
             read_ns: 0,
@@ -186,7 +189,7 @@ impl Watched {
     /// Takes what it uses now for what it used at the start: the session begins.
     pub fn begin(&mut self) {
         self.refresh();
-        self.is_settled = true;
+        self.is_settled = !self.is_member || self.has_allocator();
         if self.counted_ns == 0 {
             self.counted_ns = clock::monotonic_ns();
         }
@@ -256,9 +259,14 @@ impl Watched {
         self.began_ns = Some(at_ns.max(self.counted_ns));
     }
 
-    /// It is one of a group, and may have been met before its program began: what it has then is not late.
-    pub fn unsettle(&mut self) {
-        self.is_settled = self.has_allocator();
+    /// It is one of those that are looked for, and may have been met before its program began: what it has then is not late.
+    pub fn be_member(&mut self) {
+        self.is_member = true;
+    }
+
+    /// What it does is in the reports from now on, and not before.
+    pub fn count_from_now(&mut self) {
+        self.counted_ns = clock::monotonic_ns();
     }
 
     /// Whether it has executed a program that cannot be profiled. Asked at each look: one may come before the exec is told of.

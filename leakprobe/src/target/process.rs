@@ -22,6 +22,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{OFlag, openat, readlinkat},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::stat::Mode,
@@ -93,9 +94,7 @@ impl Process {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = match nix::fcntl::open(&path, flags, Mode::empty()) {
             Ok(directory) => directory,
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ESRCH)
-                if Path::new("/proc/self/stat").exists() =>
-            {
+            Err(Errno::ENOENT | Errno::ESRCH) if Path::new("/proc/self/stat").exists() => {
                 return Err(missing);
             }
             Err(errno) => return Err(TargetError::from_io(pid, "open /proc of", errno.into())),
@@ -139,7 +138,13 @@ impl Process {
     /// When poll(2) fails.
     pub fn has_ended(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+        loop {
+            match poll(&mut fds, PollTimeout::ZERO) {
+                // It gives way to signals, which are only noted.
+                Err(Errno::EINTR) => {}
+                outcome => return Ok(outcome? > 0),
+            }
+        }
     }
 
     /// Whether it has ended, and another process has its number.
