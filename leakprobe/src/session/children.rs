@@ -417,7 +417,7 @@ impl Session {
             }
             Err(error) => {
                 // One that has ended meanwhile, or is about to and has no memory any more, is not left out.
-                let is_it = |process: Process| process.start_time() == start && process.vitals().is_ok();
+                let is_it = |process: Process| process.start_time() == start && process.is_there();
                 let is_there = Process::hold(pid).is_ok_and(is_it);
                 if is_there && self.members.leave_out(pid) {
                     self.note("left_out", format!("left out: {error:#}"));

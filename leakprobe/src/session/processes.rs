@@ -141,6 +141,8 @@ impl Session {
     /// there to be looked at. Where others are profiled too, a failure is this one's alone.
     pub fn look(&mut self, index: usize) -> Result<bool> {
         match self.look_strictly(index) {
+            // It comes and goes: what of it could not be done in its last moments is nobody's loss.
+            Err(_) if self.room > 1 && !self.watched[index].process().is_there() => Ok(true),
             Err(error) if self.room > 1 => {
                 let pid = self.watched[index].pid();
                 self.watched[index].fail(format!("process {pid}: {error:#}"));
@@ -287,10 +289,13 @@ impl Session {
                 // It has ended meanwhile.
                 Err(TargetError::NoSuchProcess { .. } | TargetError::Zombie { .. }) => continue,
                 Err(error) => {
-                    self.leave_out(pid, known, error.to_string());
+                    if Process::hold(pid).is_ok_and(|process| process.is_there()) {
+                        self.leave_out(pid, known, error.to_string());
+                    }
                     continue;
                 }
             };
+            let start = process.start_time();
             // One that has ended has its number until its parent has been told.
             let is_new = |index: usize| self.watched[index].process().start_time() != process.start_time();
             if !known.is_none_or(is_new) {
@@ -304,7 +309,12 @@ impl Session {
                     self.watched[index].begin();
                     new.push(index);
                 }
-                Err(error) => self.leave_out(pid, known, format!("{error:#}")),
+                Err(error) => {
+                    let is_it = |process: Process| process.start_time() == start && process.is_there();
+                    if Process::hold(pid).is_ok_and(is_it) {
+                        self.leave_out(pid, known, format!("{error:#}"));
+                    }
+                }
             }
         }
         // One that was met between its fork and its program's first moments has no allocator yet.

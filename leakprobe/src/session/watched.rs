@@ -59,6 +59,8 @@ pub struct Watched {
     start: Vitals,
     last: Vitals,
     ended: Option<Option<String>>,
+    /// Whether it had been watched for a moment only by then.
+    is_brief: bool,
     generation: u32,
     /// The number of its first program.
     born: u32,
@@ -143,6 +145,7 @@ impl Watched {
             start: vitals.clone(),
             last: vitals,
             ended: None,
+            is_brief: false,
             generation,
             born: generation,
             programs: 1,
@@ -243,6 +246,7 @@ impl Watched {
     /// Notes that it has ended, and how, where that is known.
     pub fn end(&mut self, how: Option<String>) {
         self.look_wanted = false;
+        self.is_brief = self.is_young();
         self.ended = Some(how);
         self.seed = None;
     }

@@ -147,6 +147,11 @@ impl Process {
         }
     }
 
+    /// Whether it has not ended, and is not about to: it has memory.
+    pub fn is_there(&self) -> bool {
+        !self.has_ended().unwrap_or(true) && self.vitals().is_ok()
+    }
+
     /// Whether it has ended, and another process has its number.
     pub fn number_is_anothers(&self) -> bool {
         let other = || Self::hold(self.pid).is_ok_and(|other| other.start_time != self.start_time);

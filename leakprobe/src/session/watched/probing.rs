@@ -109,7 +109,9 @@ impl Watched {
                     return Err(if ended { anyhow::anyhow!(what) } else { error.context(what) });
                 }
                 // Another allocator of this process is probed: go on, and say so.
-                self.failures.push(format!("{what}: {error:#}; its blocks are not recorded"));
+                if self.process.is_there() {
+                    self.failures.push(format!("{what}: {error:#}; its blocks are not recorded"));
+                }
                 Ok(())
             }
         }

@@ -106,7 +106,9 @@ impl Watched {
         for failure in &self.failures {
             warnings.push(warning("probes_missing", failure.clone()));
         }
-        if !self.discovery.has_allocator() && !self.is_refused {
+        // Of a member that comes and goes, its program's first or last moments may be all that was seen.
+        let is_passing = self.is_member && self.is_brief;
+        if !self.discovery.has_allocator() && !self.is_refused && !is_passing {
             warnings.push(warning("no_allocator", self.discovery.nothing_found(self.pid())));
         }
         let is_unknown = |found: &&FoundObject| !found.family.known && found.family.name != OPERATOR_NEW;
