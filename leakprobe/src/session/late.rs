@@ -65,6 +65,16 @@ impl Doubtful {
     }
 }
 
+/// What to say of those that were found when the session had begun, so many: what they are is looked up twice a second.
+pub fn came_later(number: u64) -> Option<Warning> {
+    let text = format!(
+        "{} came after the start: what was allocated there in the first half second is not in this report (with --follow, \
+         what the others start is counted from its first instruction on)",
+        counted(number, "process")
+    );
+    (number > 0).then(|| Warning { kind: "came_later".to_owned(), text })
+}
+
 /// What to say of those that execute programs which cannot be profiled.
 pub fn refused(watched: &[Watched]) -> Vec<Warning> {
     let mut refusals = watched.iter().flat_map(Watched::refusals);

@@ -110,6 +110,8 @@ pub struct Session {
     own: OwnCounts,
     /// Programs that had ended before they were looked at.
     unseen: u64,
+    /// Processes that were found when the session had begun.
+    came_later: u64,
     /// By stack: what was deleted because its program is gone. BPF counts it as outstanding for ever.
     dropped: HashMap<u64, Dropped>,
     output: Output,
@@ -212,6 +214,7 @@ impl Session {
             detaching: Vec::new(),
             own: OwnCounts::default(),
             unseen: 0,
+            came_later: 0,
             dropped: HashMap::new(),
             output,
             notes: Vec::new(),
@@ -417,6 +420,7 @@ impl Session {
         all.extend(self.hidden_allocators());
         all.extend(self.unmatched_prefixes());
         all.extend(self.unmatched_objects());
+        all.extend(late::came_later(self.came_later));
         all.extend(late::refused(&self.watched));
         all.extend(late::crowded_out(&self.crowded_out, self.room));
         all.extend(self.children.doubts());

@@ -307,6 +307,8 @@ impl Session {
                     self.watched[index].be_member();
                     self.look(index)?;
                     self.watched[index].begin();
+                    // As the loop runs, they have come since.
+                    self.came_later += u64::from(self.children.over.is_some());
                     new.push(index);
                 }
                 Err(error) => {

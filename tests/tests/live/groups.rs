@@ -102,6 +102,8 @@ fn each_process_of_a_control_group_is_counted_for_itself() {
     report.check_processes(&truth);
     assert!(report.processes.iter().all(|process| process.state == State::Running), "{:?}", report.processes);
     assert!(!report.warns("left_out"), "{:?}", report.warnings);
+    let later: Vec<_> = report.warnings.iter().filter(|warning| warning.kind == "came_later").collect();
+    assert!(later.len() == 1 && later[0].text.starts_with("2 processes came after the start"), "{later:?}");
     assert_eq!(report.ledger.lost(), 0, "{}", report.digest());
     for victim in [one, two, deep, outside, late, born] {
         victim.quit();
