@@ -362,8 +362,8 @@ impl Role {
 const AT_ONCE: usize = 16;
 
 /// Takes out the probes of many objects and processes. The kernel waits for running programs at each link
-/// (about 30 ms for one of many probes, and 100 ms for the last perf event of a definition), and the waits overlap when they begin
-/// together. In no order: the programs do nothing any more.
+/// (about 30 ms for one of many probes, and 100 ms for the last perf event of a definition), and the waits overlap
+/// when they begin together; those for definitions do not. In no order: the programs do nothing any more.
 pub fn detach(attachments: Vec<Attachment>) {
     let mut links: Vec<Link> = attachments.into_iter().flat_map(|attachment| attachment.links).collect();
     let share = links.len().div_ceil(AT_ONCE).max(1);

@@ -57,7 +57,7 @@ pub struct Definitions {
 }
 
 /// An event that other processes which map its object may share: each of its own would be one more that the kernel asks at
-/// every hit in any of them, and takes the kernel a tenth of a second to take away.
+/// every hit in any of them, and that it waits several grace periods for, one event after the other, to take away.
 struct Known {
     object: FileId,
     role: Role,

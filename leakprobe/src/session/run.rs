@@ -143,7 +143,8 @@ pub fn run_command(options: Options, command: &[OsString], begun: Begun) -> Resu
     session.watch(Process::open(held.pid())?)?;
     session.follow_ranges()?;
     let started = held.run_to_entry(|| session.look(0).map(drop))?;
-    // Until then a signal ends leakprobe as ever, and the program with it; what it ignores, the program does too.
+    // Until here a signal has its default effect, and a program that is held ends with leakprobe; what leakprobe was
+    // started with ignored, the program ignores, too.
     session.heed(note_ending()?);
     follow::block_on(session, Some(started), begun)
 }
